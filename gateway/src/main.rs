@@ -1,0 +1,2 @@
+//! Spillway command line.
+fn main() {}
