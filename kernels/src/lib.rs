@@ -1,1 +1,49 @@
-//! kernels
+//! Arithmetic on buffers: the ops a transformer step is made of, each behind one signature over candle tensors.
+//!
+//! | op | what it does |
+//! |---|---|
+//! | [`matmul`] | activations times a [`PackedMatrix`] (4-bit, 8-bit or float panels) |
+//! | [`embed`] | rows of a [`PackedMatrix`] as f32 |
+//! | [`attention`] | rotary embedding, write to the paged cache, causal attention over the pages |
+//! | [`rms_norm`], [`silu_mul`], [`select_rows`] | the small ones |
+//! | [`dequantize`] | the file formats of [`WeightType`] in plain form |
+//!
+//! Each op has a plain twin in [`mod@reference`], and each instruction set ([`cpu::paths`]) is held to it by tests.
+//! Results are independent of the batch: a row's bits do not depend on how many rows share the call, on the number of
+//! threads, or on how a prompt is cut into chunks.
+//!
+//! The crate knows nothing about models, sequences or requests. It is the only one with `unsafe` code.
+//!
+//! A step that calls many ops should run inside [`install`], which enters the worker threads once.
+
+mod activation;
+mod alloc;
+mod attention;
+pub mod cpu;
+mod embed;
+mod layer_cache;
+mod matmul;
+mod meta;
+mod norm;
+mod packed;
+mod parallel;
+pub mod reference;
+mod rope;
+mod weight_type;
+
+pub use activation::silu_mul;
+pub use attention::attention;
+pub use embed::{embed, select_rows};
+pub use layer_cache::LayerCache;
+pub use matmul::matmul;
+pub use meta::{AttentionMeta, HeadShape};
+pub use norm::rms_norm;
+pub use packed::{PackError, PackedMatrix};
+pub use parallel::install;
+pub use rope::RopeTable;
+pub use weight_type::{WeightType, dequantize};
+
+/// Name of the instruction set the ops use on this machine: `"avx2"` or `"portable"`.
+pub fn isa() -> &'static str {
+    cpu::path().name()
+}

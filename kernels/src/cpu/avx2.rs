@@ -1,0 +1,52 @@
+//! AVX2 with FMA and F16C.
+//!
+//! The functions of the table are safe to call because [`path`] hands it out only after detecting the three features.
+
+mod attend;
+mod math;
+mod panel;
+
+use half::f16;
+
+use super::{Path, Rows, Softmax};
+use crate::packed::{Kind, PANEL};
+
+static PATH: Path = Path {
+    name: "avx2",
+    quantize: |x, out| {
+        // SAFETY: the table is only reachable where the features were detected.
+        unsafe { math::quantize(x, out) }
+    },
+    panel: |kind: Kind, panel: &[u8], rows: Rows<'_>, out: &mut [[f32; PANEL]]| {
+        // SAFETY: as above.
+        unsafe { panel::panel(kind, panel, rows, out) }
+    },
+    rms_norm: |x, weight, eps, out| {
+        // SAFETY: as above.
+        unsafe { math::rms_norm(x, weight, eps, out) }
+    },
+    silu_mul: |gate, up, out| {
+        // SAFETY: as above.
+        unsafe { math::silu_mul(gate, up, out) }
+    },
+    attend: |q, k, v, state: &mut Softmax, acc| {
+        // SAFETY: as above.
+        unsafe { attend::attend(q, k, v, state, acc) }
+    },
+    widen: |from: &[f16], to| {
+        // SAFETY: as above.
+        unsafe { math::widen(from, to) }
+    },
+    narrow: |from, to: &mut [f16]| {
+        // SAFETY: as above.
+        unsafe { math::narrow(from, to) }
+    },
+};
+
+/// The path, if this machine has the instructions.
+pub(super) fn path() -> Option<&'static Path> {
+    let found = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    found.then_some(&PATH)
+}

@@ -1,0 +1,62 @@
+//! Paged storage of keys and values.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::HeadShape;
+
+/// Paged K and V of one layer: a tensor `[2, num_blocks, kv_heads, block_size, head_dim]` of f16.
+///
+/// Pages are zero and cost memory only once written. Clones share the storage.
+#[derive(Clone, Debug)]
+pub struct LayerCache {
+    tensor: Tensor,
+    num_blocks: usize,
+    block_size: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl LayerCache {
+    /// Makes a cache of `num_blocks` pages of `block_size` positions.
+    ///
+    /// # Errors
+    /// If a size is zero, a head shape is not usable, or the number of slots does not fit 32 bits.
+    pub fn new(num_blocks: usize, block_size: usize, shape: &HeadShape, device: &Device) -> Result<Self> {
+        shape.check()?;
+        let slots = num_blocks.checked_mul(block_size).filter(|slots| u32::try_from(*slots).is_ok());
+        if num_blocks == 0 || block_size == 0 || slots.is_none() {
+            bail!("cache: {num_blocks} pages of {block_size} positions are not usable");
+        }
+        let dims = (2, num_blocks, shape.kv_heads, block_size, shape.head_dim);
+        let tensor = Tensor::zeros(dims, DType::F16, device)?;
+        Ok(Self { tensor, num_blocks, block_size, kv_heads: shape.kv_heads, head_dim: shape.head_dim })
+    }
+
+    /// The storage, `[2, num_blocks, kv_heads, block_size, head_dim]` f16.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// Number of pages.
+    pub fn num_blocks(&self) -> usize {
+        self.num_blocks
+    }
+
+    /// Positions per page.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    pub(crate) fn check(&self, shape: &HeadShape) -> Result<()> {
+        if (self.kv_heads, self.head_dim) != (shape.kv_heads, shape.head_dim) {
+            bail!(
+                "attention: cache of {} heads of {} used with {} heads of {}",
+                self.kv_heads,
+                self.head_dim,
+                shape.kv_heads,
+                shape.head_dim
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! Every op on every available path against the plain reference, and the independence of results from the batch.
+
+mod attention;
+mod formats;
+mod matmul;
+mod small;
+mod support;
