@@ -96,6 +96,20 @@ impl DerefMut for HugeBytes {
     }
 }
 
+/// Asks for huge pages for the part of `values` that is made of whole ones.
+pub(crate) fn advise_huge_pages<T>(values: &[T]) {
+    let start = values.as_ptr().cast::<u8>();
+    let skip = start.align_offset(HUGE_PAGE);
+    let len = size_of_val(values).saturating_sub(skip) / HUGE_PAGE * HUGE_PAGE;
+    if len > 0 {
+        // SAFETY: `skip + len` is at most the size of the slice, so both ends are inside it.
+        let aligned = unsafe { start.add(skip) };
+        if let Some(aligned) = NonNull::new(aligned.cast_mut()) {
+            os::prefer_huge_pages(aligned, len);
+        }
+    }
+}
+
 #[cfg(unix)]
 mod os {
     use std::ptr::NonNull;

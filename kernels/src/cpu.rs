@@ -49,6 +49,15 @@ pub(crate) struct Softmax {
     pub(crate) sum: f32,
 }
 
+/// Keys and values of up to [`UNIT`] consecutive positions, `[positions, head_dim]` each.
+#[derive(Clone, Copy)]
+pub(crate) enum Unit<'a> {
+    /// As the cache has them.
+    Half { k: &'a [f16], v: &'a [f16] },
+    /// Widened, for many queries.
+    Single { k: &'a [f32], v: &'a [f32] },
+}
+
 /// Most positions in one [`Path`] `attend` call.
 pub(crate) const UNIT: usize = 64;
 
@@ -66,10 +75,12 @@ pub struct Path {
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// One row: gate, up, out.
     silu_mul: fn(&[f32], &[f32], &mut [f32]),
-    /// One query over `k.len() / q.len()` (at most [`UNIT`]) positions: q, k, v, state, accumulator.
-    attend: fn(&[f32], &[f32], &[f32], &mut Softmax, &mut [f32]),
+    /// Queries that see the same positions: q `[rows, head_dim]`, positions, states `[rows]`, sums `[rows, head_dim]`.
+    attend: fn(&[f32], Unit<'_>, &mut [Softmax], &mut [f32]),
     widen: fn(&[f16], &mut [f32]),
     narrow: fn(&[f32], &mut [f16]),
+    /// Asks for memory that is read soon.
+    prefetch: fn(&[f16]),
 }
 
 /// The fastest path of this machine, chosen once.

@@ -1,6 +1,6 @@
 //! Paged storage of keys and values.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
 use crate::HeadShape;
 
@@ -29,6 +29,7 @@ impl LayerCache {
         }
         let dims = (2, num_blocks, shape.kv_heads, block_size, shape.head_dim);
         let tensor = Tensor::zeros(dims, DType::F16, device)?;
+        advise_huge_pages(&tensor);
         Ok(Self { tensor, num_blocks, block_size, kv_heads: shape.kv_heads, head_dim: shape.head_dim })
     }
 
@@ -58,5 +59,13 @@ impl LayerCache {
             );
         }
         Ok(())
+    }
+}
+
+/// Asks for huge pages behind a cache in main memory: attention jumps from page to page of it.
+fn advise_huge_pages(tensor: &Tensor) {
+    let (storage, _) = tensor.storage_and_layout();
+    if let Storage::Cpu(CpuStorage::F16(values)) = &*storage {
+        crate::alloc::advise_huge_pages(values);
     }
 }

@@ -1,4 +1,31 @@
 //! What a network is: weight files, architectures, tokenizer, chat template and model cards.
 //!
 //! It does not know who asked, when, or in which order sequences are served.
+//!
+//! A model file is opened by [`load`], which checks it before it believes it: header ([`gguf`]), sizes
+//! ([`config`]), weights, tokenizer ([`Tokenizer`]) and chat template ([`ChatTemplate`]). What comes out is a
+//! [`Model`], whose only verb is one forward pass over a ragged [`Batch`] and a paged [`KvCache`].
 #![forbid(unsafe_code)]
+
+pub mod card;
+pub mod chat_template;
+pub mod config;
+pub mod decoder;
+pub mod fetch;
+pub mod gguf;
+mod layers;
+mod llama;
+mod load;
+mod model;
+pub mod tokenizer;
+mod weights;
+
+pub use card::{Card, CardError, SamplingDefaults, Source, card, cards};
+pub use chat_template::{ChatMessage, ChatTemplate, Prompt, TemplateError};
+pub use config::{ConfigError, ModelConfig};
+pub use decoder::Decoder;
+pub use fetch::{import, pull};
+pub use load::{LoadError, Loaded, load};
+pub use model::{Batch, KvCache, Model};
+pub use tokenizer::{TokenizeError, Tokenizer, TokenizerError};
+pub use weights::WeightError;

@@ -2,12 +2,15 @@
 
 use half::f16;
 
-use super::{Path, Softmax, UNIT};
+use super::{Path, Softmax, UNIT, Unit};
 use crate::parallel::{self, SharedRows};
 use crate::{AttentionMeta, HeadShape, RopeTable};
 
 /// Query rows that share one visit of a page.
 const ROWS_PER_TASK: usize = 32;
+
+/// Tokens from which a task widens each page once instead of at every use. The bits are the same.
+const WIDEN_FROM: usize = 3;
 
 /// Scores times head size below which the call is not shared out.
 const INLINE_OPS: usize = 1 << 17;
@@ -85,6 +88,8 @@ pub(super) fn attend(path: &Path, job: &AttentionJob<'_>, qkv: &[f32], cache: &[
     assert_eq!(qkv.len(), job.meta.positions.len() * job.shape.qkv_width(), "qkv does not match the tokens");
     assert_eq!(out.len(), job.meta.positions.len() * width, "output does not match the tokens");
     assert_eq!(cache.len(), 2 * job.half(), "cache does not match its geometry");
+    // Overlapping sequences would let two tasks write the same row.
+    assert!(job.meta.query_start.is_sorted(), "query offsets {:?} are not sorted", job.meta.query_start);
     let tasks = job.tasks();
     let scores: usize = job.meta.positions.iter().map(|p| *p as usize + 1).sum();
     let out = SharedRows::new(out, width);
@@ -94,6 +99,15 @@ pub(super) fn attend(path: &Path, job: &AttentionJob<'_>, qkv: &[f32], cache: &[
     } else {
         parallel::for_each(tasks.len(), run);
     }
+}
+
+/// Working memory of a task.
+struct Work {
+    queries: Vec<f32>,
+    sums: Vec<f32>,
+    states: Vec<Softmax>,
+    /// Widened keys and values of a unit, if there are enough queries to widen for.
+    wide: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 fn run_task(
@@ -107,43 +121,63 @@ fn run_task(
     let (group, head_dim) = (job.shape.group(), job.shape.head_dim);
     let positions = &job.meta.positions[task.tokens.clone()];
     let rows = positions.len() * group;
-    let queries = rotated_queries(job, task, qkv);
-    let mut sums = vec![0f32; rows * head_dim];
-    let mut states = vec![Softmax { max: f32::NEG_INFINITY, sum: 0.0 }; rows];
     let unit = job.block_size.min(UNIT);
-    let (mut k, mut v) = (vec![0f32; unit * head_dim], vec![0f32; unit * head_dim]);
-    let (k_cache, v_cache) = cache.split_at(job.half());
+    let mut work = Work {
+        queries: rotated_queries(job, task, qkv),
+        sums: vec![0f32; rows * head_dim],
+        states: vec![Softmax { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
+        wide: (positions.len() >= WIDEN_FROM)
+            .then(|| (vec![0f32; unit * head_dim], vec![0f32; unit * head_dim])),
+    };
+    let caches = cache.split_at(job.half());
     let context = positions.iter().max().map_or(0, |p| *p as usize + 1);
-    for page in 0..context.div_ceil(job.block_size) {
-        let block = job.meta.block_table[task.sequence * job.meta.table_stride + page] as usize;
+    let table = &job.meta.block_table[task.sequence * job.meta.table_stride..];
+    for (page, block) in table[..context.div_ceil(job.block_size)].iter().enumerate() {
+        if let Some(next) = table.get(page + 1).filter(|_| (page + 1) * job.block_size < context) {
+            let at = job.place(*next as usize, task.kv_head, 0);
+            (path.prefetch)(&caches.0[at..][..unit * head_dim]);
+            (path.prefetch)(&caches.1[at..][..unit * head_dim]);
+        }
         for offset in (0..job.block_size).step_by(unit) {
             let start = page * job.block_size + offset;
-            if start >= context {
-                break;
-            }
-            let seen = unit.min(job.block_size - offset).min(context - start);
-            let (at, len) = (job.place(block, task.kv_head, offset), seen * head_dim);
-            (path.widen)(&k_cache[at..][..len], &mut k[..len]);
-            (path.widen)(&v_cache[at..][..len], &mut v[..len]);
-            for row in 0..rows {
-                // A query's units are cut at absolute positions, whatever else shares the visit.
-                let visible =
-                    (positions[row / group] as usize + 1).saturating_sub(start).min(seen) * head_dim;
-                if visible > 0 {
-                    let (q, sum) =
-                        (&queries[row * head_dim..][..head_dim], &mut sums[row * head_dim..][..head_dim]);
-                    (path.attend)(q, &k[..visible], &v[..visible], &mut states[row], sum);
-                }
-            }
+            let seen = unit.min(job.block_size - offset).min(context.saturating_sub(start)) * head_dim;
+            let at = job.place(*block as usize, task.kv_head, offset);
+            let (k, v) = (&caches.0[at..][..seen], &caches.1[at..][..seen]);
+            attend_unit(path, &mut work, positions, start, k, v);
         }
     }
-    for (sum, state) in sums.chunks_exact_mut(head_dim).zip(&states) {
+    for (sum, state) in work.sums.chunks_exact_mut(head_dim).zip(&work.states) {
         let inverse = 1.0 / state.sum;
         sum.iter_mut().for_each(|value| *value *= inverse);
     }
-    for (token, values) in task.tokens.clone().zip(sums.chunks_exact(group * head_dim)) {
+    for (token, values) in task.tokens.clone().zip(work.sums.chunks_exact(group * head_dim)) {
         // SAFETY: tasks cover disjoint pairs of token and key/value head, and each writes the columns of its own.
         unsafe { out.store(token, task.kv_head * group * head_dim, values) };
+    }
+}
+
+/// Lets each token of a task attend to the positions `start..` that it may see of `k` and `v`.
+///
+/// A query's units are cut at absolute positions, whatever else shares the visit.
+fn attend_unit(path: &Path, work: &mut Work, positions: &[u32], start: usize, k: &[f16], v: &[f16]) {
+    let rows = work.states.len() / positions.len();
+    let head_dim = work.sums.len() / work.states.len();
+    if let Some((wide_k, wide_v)) = &mut work.wide {
+        (path.widen)(k, &mut wide_k[..k.len()]);
+        (path.widen)(v, &mut wide_v[..v.len()]);
+    }
+    for (token, position) in positions.iter().enumerate() {
+        let visible = ((*position as usize + 1).saturating_sub(start) * head_dim).min(k.len());
+        if visible == 0 {
+            continue;
+        }
+        let unit = match &work.wide {
+            Some((k, v)) => Unit::Single { k: &k[..visible], v: &v[..visible] },
+            None => Unit::Half { k: &k[..visible], v: &v[..visible] },
+        };
+        let part = token * rows * head_dim..(token + 1) * rows * head_dim;
+        let states = &mut work.states[token * rows..][..rows];
+        (path.attend)(&work.queries[part.clone()], unit, states, &mut work.sums[part]);
     }
 }
 

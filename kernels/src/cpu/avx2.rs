@@ -8,7 +8,7 @@ mod panel;
 
 use half::f16;
 
-use super::{Path, Rows, Softmax};
+use super::{Path, Rows, Softmax, Unit};
 use crate::packed::{Kind, PANEL};
 
 static PATH: Path = Path {
@@ -29,9 +29,9 @@ static PATH: Path = Path {
         // SAFETY: as above.
         unsafe { math::silu_mul(gate, up, out) }
     },
-    attend: |q, k, v, state: &mut Softmax, acc| {
+    attend: |q, unit: Unit<'_>, states: &mut [Softmax], acc| {
         // SAFETY: as above.
-        unsafe { attend::attend(q, k, v, state, acc) }
+        unsafe { attend::attend(q, unit, states, acc) }
     },
     widen: |from: &[f16], to| {
         // SAFETY: as above.
@@ -41,6 +41,7 @@ static PATH: Path = Path {
         // SAFETY: as above.
         unsafe { math::narrow(from, to) }
     },
+    prefetch: math::prefetch,
 };
 
 /// The path, if this machine has the instructions.

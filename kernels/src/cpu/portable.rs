@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Path, QuantBlock, Rows, Softmax, TINY, UNIT};
+use super::{Path, QuantBlock, Rows, Softmax, TINY, UNIT, Unit};
 use crate::packed::{Kind, PANEL, f32_at, scale_min};
 use crate::weight_type::f16_at;
 
@@ -15,6 +15,7 @@ pub(super) static PATH: Path = Path {
     attend,
     widen: |from, to| from.iter().zip(to).for_each(|(from, to)| *to = from.to_f32()),
     narrow: |from, to| from.iter().zip(to).for_each(|(from, to)| *to = f16::from_f32(*from)),
+    prefetch: |_| (),
 };
 
 fn quantize(x: &[f32], out: &mut [QuantBlock]) {
@@ -131,11 +132,28 @@ fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-fn attend(q: &[f32], k: &[f32], v: &[f32], state: &mut Softmax, acc: &mut [f32]) {
+fn attend(q: &[f32], unit: Unit<'_>, states: &mut [Softmax], acc: &mut [f32]) {
+    let width = q.len() / states.len();
+    for ((q, acc), state) in q.chunks_exact(width).zip(acc.chunks_exact_mut(width)).zip(states) {
+        match unit {
+            Unit::Half { k, v } => attend_row(q, k, v, f16::to_f32, state, acc),
+            Unit::Single { k, v } => attend_row(q, k, v, |value| value, state, acc),
+        }
+    }
+}
+
+fn attend_row<T: Copy>(
+    q: &[f32],
+    k: &[T],
+    v: &[T],
+    widen: impl Fn(T) -> f32,
+    state: &mut Softmax,
+    acc: &mut [f32],
+) {
     let mut scores = [0f32; UNIT];
     let scores = &mut scores[..k.len() / q.len()];
     for (score, k) in scores.iter_mut().zip(k.chunks_exact(q.len())) {
-        *score = dot(q, k);
+        *score = q.iter().zip(k).map(|(q, k)| q * widen(*k)).sum();
     }
     let max = scores.iter().fold(state.max, |a, b| a.max(*b));
     let keep = (state.max - max).exp();
@@ -144,7 +162,7 @@ fn attend(q: &[f32], k: &[f32], v: &[f32], state: &mut Softmax, acc: &mut [f32])
     acc.iter_mut().for_each(|value| *value *= keep);
     for (p, v) in scores.iter().zip(v.chunks_exact(q.len())) {
         for (acc, v) in acc.iter_mut().zip(v) {
-            *acc += p * v;
+            *acc += p * widen(*v);
         }
     }
 }

@@ -44,7 +44,10 @@ fn tile<const M: usize>(
     let sums = match rows {
         Rows::Quant(blocks) => {
             let width = blocks.len() / m;
-            let x: [&[QuantBlock]; M] = std::array::from_fn(|i| &blocks[(from + i) * width..][..width]);
+            let mut x = [&blocks[..0]; M];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = &blocks[(from + i) * width..][..width];
+            }
             match kind {
                 Kind::U4Half => nibbles::<M, 320>(panel, &x),
                 Kind::U4Single => nibbles::<M, 384>(panel, &x),
@@ -54,7 +57,10 @@ fn tile<const M: usize>(
         }
         Rows::Float(values) => {
             let width = values.len() / m;
-            let x: [&[f32]; M] = std::array::from_fn(|i| &values[(from + i) * width..][..width]);
+            let mut x = [&values[..0]; M];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = &values[(from + i) * width..][..width];
+            }
             match kind {
                 Kind::F32 => floats::<M, 64>(panel, &x, |block| pair_f32(block)),
                 Kind::F16 => floats::<M, 32>(panel, &x, |block| pair_f16(block)),
@@ -66,6 +72,25 @@ fn tile<const M: usize>(
         store(out, 0, sums[0]);
         store(out, 8, sums[1]);
     }
+}
+
+/// Block `g` of each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn at_block<'a, const M: usize>(x: &[&'a [QuantBlock]; M], g: usize) -> [&'a QuantBlock; M] {
+    let mut blocks = [&x[0][g]; M];
+    for (block, x) in blocks.iter_mut().zip(x) {
+        *block = &x[g];
+    }
+    blocks
+}
+
+/// `count` as a number the compiler does not know. Unrolled fully, the loops over lanes are reordered row by row, and
+/// the weights spill to the stack; a single row has too few registers in use for that.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn lanes<const M: usize>(count: usize) -> usize {
+    if M == 1 { count } else { std::hint::black_box(count) }
 }
 
 /// Four activations, repeated in every lane.
@@ -123,13 +148,15 @@ fn add_scaled(sums: &mut Pair, dots: &[__m256i; 2], scales: &Pair, x_scale: f32)
 #[target_feature(enable = "avx2,fma,f16c")]
 fn nibbles<const M: usize, const BLOCK: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
     let low = _mm256_set1_epi8(0x0f);
-    let ones = _mm256_set1_epi16(1);
+    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(4));
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
-        let x: [&QuantBlock; M] = std::array::from_fn(|i| &x[i][g]);
+        let x = at_block(x, g);
         // Eight products of at most 15 * 127 in each 16-bit sum: 2 * 8 * 15 * 127 = 30480 fits.
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..4 {
+        for c in 0..lanes {
+            // Tells the compiler that the reads are in bounds.
+            let c = c % 4;
             let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
             let lows = [_mm256_and_si256(w[0], low), _mm256_and_si256(w[1], low)];
             let highs = [_mm256_srli_epi16::<4>(w[0]), _mm256_srli_epi16::<4>(w[1])];
@@ -163,12 +190,14 @@ fn nibbles<const M: usize, const BLOCK: usize>(panel: &[u8], x: &[&[QuantBlock];
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn bytes_by_32<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
-    let ones = _mm256_set1_epi16(1);
+    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(8));
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<544>().0.iter().enumerate() {
-        let x: [&QuantBlock; M] = std::array::from_fn(|i| &x[i][g]);
+        let x = at_block(x, g);
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..8 {
+        for c in 0..lanes {
+            // Tells the compiler that the reads are in bounds.
+            let c = c % 8;
             let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
             let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
             for (dots, x) in dots.iter_mut().zip(&x) {
@@ -192,13 +221,15 @@ fn bytes_by_32<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn bytes_by_16<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
-    let ones = _mm256_set1_epi16(1);
+    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(4));
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<320>().0.iter().enumerate() {
-        let x: [&QuantBlock; M] = std::array::from_fn(|i| &x[i][g / 2]);
+        let x = at_block(x, g / 2);
         // Eight products of at most 32 * 127 in each 16-bit sum: 32512 fits.
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..4 {
+        for c in 0..lanes {
+            // Tells the compiler that the reads are in bounds.
+            let c = c % 4;
             let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
             let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
             for (dots, x) in dots.iter_mut().zip(&x) {

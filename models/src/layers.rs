@@ -1,0 +1,104 @@
+//! Building blocks shared by Llama-like architectures.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use kernels::{AttentionMeta, HeadShape, LayerCache, PackedMatrix, RopeTable};
+
+use crate::config::ModelConfig;
+use crate::weights::{WeightError, Weights};
+
+/// `y = x W^T`, where W may be stacked from several matrices of different storage types.
+pub(crate) struct Linear {
+    parts: Vec<Arc<PackedMatrix>>,
+}
+
+impl Linear {
+    pub(crate) fn new(parts: Vec<Arc<PackedMatrix>>) -> Self {
+        Self { parts }
+    }
+
+    /// `[t, cols]` to `[t, rows of all parts]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.parts.as_slice() {
+            [one] => kernels::matmul(x, one),
+            many => {
+                let outputs = many.iter().map(|w| kernels::matmul(x, w)).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(&outputs, 1)?.contiguous()
+            }
+        }
+    }
+}
+
+/// Root-mean-square normalisation with a learned scale.
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    pub(crate) fn load(
+        weights: &Weights,
+        name: &str,
+        config: &ModelConfig,
+    ) -> std::result::Result<Self, WeightError> {
+        Ok(Self { weight: weights.vector_tensor(name, config.hidden)?, eps: config.rms_eps })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+/// What all blocks of a network share.
+pub(crate) struct Shared {
+    pub(crate) rope: Arc<RopeTable>,
+    pub(crate) shape: HeadShape,
+}
+
+/// Pre-norm block: attention, then a gated feed-forward layer, each added to the residual stream.
+pub(crate) struct Block {
+    attention_norm: RmsNorm,
+    qkv: Linear,
+    attention_output: Linear,
+    feed_forward_norm: RmsNorm,
+    gate_up: Linear,
+    down: Linear,
+}
+
+impl Block {
+    pub(crate) fn load(
+        weights: &Weights,
+        index: usize,
+        config: &ModelConfig,
+    ) -> std::result::Result<Self, WeightError> {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (hidden, inner) = (config.hidden, config.intermediate);
+        Ok(Self {
+            attention_norm: RmsNorm::load(weights, &name("attn_norm"), config)?,
+            qkv: weights
+                .linear(&[(&name("attn_q"), q), (&name("attn_k"), kv), (&name("attn_v"), kv)], hidden)?,
+            attention_output: weights.linear(&[(&name("attn_output"), hidden)], q)?,
+            feed_forward_norm: RmsNorm::load(weights, &name("ffn_norm"), config)?,
+            gate_up: weights.linear(&[(&name("ffn_gate"), inner), (&name("ffn_up"), inner)], hidden)?,
+            down: weights.linear(&[(&name("ffn_down"), hidden)], inner)?,
+        })
+    }
+
+    /// `x` is the residual stream, `[t, hidden]`.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        cache: &LayerCache,
+        shared: &Shared,
+        meta: &Arc<AttentionMeta>,
+    ) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.attention_norm.forward(x)?)?;
+        let attended = kernels::attention(&qkv, cache, &shared.rope, &shared.shape, meta)?;
+        let x = (x + self.attention_output.forward(&attended)?)?;
+        let gate_up = self.gate_up.forward(&self.feed_forward_norm.forward(&x)?)?;
+        let inner = kernels::silu_mul(&gate_up)?;
+        &x + self.down.forward(&inner)?
+    }
+}

@@ -1,0 +1,102 @@
+//! Opening a model file: header, configuration, tokenizer, template and weights, in that order of trust.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use crate::card::Card;
+use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::config::{ConfigError, ModelConfig};
+use crate::gguf::{GgufError, GgufFile, Header};
+use crate::llama::Llama;
+use crate::model::Model;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+use crate::weights::{WeightError, Weights};
+
+/// A model that is ready to be served.
+pub struct Loaded {
+    /// The network.
+    pub model: Box<dyn Model>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its chat template; a model without one gets a template that refuses every conversation.
+    pub template: Arc<ChatTemplate>,
+    /// The card it was loaded under.
+    pub card: Card,
+}
+
+/// Why a model file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file's header.
+    #[error("model file refused: {0}")]
+    File(#[from] GgufError),
+    /// The configuration in it.
+    #[error("model configuration refused: {0}")]
+    Config(#[from] ConfigError),
+    /// The tokenizer in it.
+    #[error("tokenizer refused: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template in it.
+    #[error("chat template refused: {0}")]
+    Template(#[from] TemplateError),
+    /// Its weights.
+    #[error("weights refused: {0}")]
+    Weights(#[from] WeightError),
+}
+
+const NO_TEMPLATE: &str = "{{ raise_exception('this model has no chat template') }}";
+
+/// Loads the model at `path`; `progress` gets the share of the weights that is done, from 0 to 1.
+///
+/// The served context is the smaller of the card's and the file's own.
+///
+/// # Errors
+/// See [`LoadError`]; nothing is allocated on the word of a header that has not been checked.
+pub fn load(path: &Path, card: Card, progress: &dyn Fn(f32)) -> Result<Loaded, LoadError> {
+    let file = GgufFile::open(path)?;
+    let mut config = ModelConfig::from_header(file.header())?;
+    config.context_len = card.context_len.unwrap_or(config.context_len).min(config.context_len);
+    let vocab = config.vocab;
+    let total: usize = file.header().tensors.iter().map(|t| t.bytes).sum();
+    let (sender, receiver) = mpsc::channel();
+    let (text, model) = std::thread::scope(|scope| {
+        let text = scope.spawn(|| load_text(file.header(), vocab));
+        let model = scope.spawn(|| load_network(&file, config, sender));
+        let mut done = 0;
+        for bytes in receiver {
+            done += bytes;
+            #[allow(clippy::cast_precision_loss)]
+            progress(done as f32 / total.max(1) as f32);
+        }
+        (join(text), join(model))
+    });
+    let (tokenizer, template) = text?;
+    Ok(Loaded { model: model?, tokenizer: Arc::new(tokenizer), template: Arc::new(template), card })
+}
+
+fn join<T>(handle: std::thread::ScopedJoinHandle<T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn load_text(header: &Header, vocab: usize) -> Result<(Tokenizer, ChatTemplate), LoadError> {
+    let tokenizer = Tokenizer::from_header(header)?;
+    if tokenizer.vocab_size() != vocab {
+        return Err(TokenizerError::VocabSize { tokens: tokenizer.vocab_size(), rows: vocab }.into());
+    }
+    let source = header.string("tokenizer.chat_template")?.unwrap_or(NO_TEMPLATE);
+    let template = ChatTemplate::new(source, tokenizer.bos_text(), tokenizer.eos_text())?;
+    template.probe()?;
+    Ok((tokenizer, template))
+}
+
+fn load_network(
+    file: &GgufFile,
+    config: ModelConfig,
+    progress: mpsc::Sender<usize>,
+) -> Result<Box<dyn Model>, LoadError> {
+    let weights = Weights::new(file, progress);
+    // One arm an architecture; the configuration has refused every other name.
+    let model: Box<dyn Model> = Box::new(Llama::load(&weights, config)?);
+    weights.finish()?;
+    Ok(model)
+}

@@ -1,0 +1,8 @@
+//! The crate from outside: hostile files, the real demo model, templates and fetching.
+#![forbid(unsafe_code)]
+
+mod fetching;
+mod gguf_corpus;
+mod real_model;
+mod sample;
+mod templates;
