@@ -91,6 +91,7 @@ pub fn path() -> &'static Path {
 
 /// All paths that this machine can run, the fastest last.
 pub fn paths() -> Vec<&'static Path> {
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
     let mut paths = vec![&portable::PATH];
     #[cfg(target_arch = "x86_64")]
     paths.extend(avx2::path());

@@ -146,7 +146,7 @@ impl PackedMatrix {
         }
         let row_bytes =
             ty.row_bytes(cols).ok_or(PackError::Columns { cols, block_len: ty.block_len(), ty })?;
-        let expected = row_bytes.checked_mul(rows).unwrap_or(usize::MAX);
+        let expected = row_bytes.saturating_mul(rows);
         if data.len() != expected {
             return Err(PackError::Length { rows, cols, expected, actual: data.len() });
         }
