@@ -97,7 +97,7 @@ fn map_method(state: &State, value: &Value, method: &str, args: &[Value]) -> Res
     match method {
         "items" => {
             let () = from_args(args)?;
-            state.apply_filter("items", &[value.clone()])
+            state.apply_filter("items", std::slice::from_ref(value))
         }
         "keys" => {
             let () = from_args(args)?;

@@ -230,7 +230,7 @@ impl RawTensor {
             return Err(TensorProblem::Row { cols, block });
         }
         let bytes = (elements / block).checked_mul(ty.block_bytes() as u64).ok_or(TensorProblem::Size)?;
-        if self.offset % alignment != 0 {
+        if !self.offset.is_multiple_of(alignment) {
             return Err(TensorProblem::Misaligned { offset: self.offset, alignment });
         }
         let start = data_start.saturating_add(self.offset);

@@ -63,6 +63,7 @@ impl ControlTokens {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init)]
     use super::*;
 
     fn tokens() -> ControlTokens {

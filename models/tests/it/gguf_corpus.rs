@@ -126,7 +126,7 @@ fn tensors_that_lie() {
 
 /// What `load` says to this sample.
 fn load_sample(sample: &Sample) -> Result<models::Loaded, LoadError> {
-    let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    let mut file = tempfile::Builder::new().prefix("sample").suffix(".gguf").tempfile().unwrap();
     file.write_all(&sample.bytes()).unwrap();
     let card = Card::from_file(file.path()).map_err(|_| LoadError::File(GgufError::Version(0)))?;
     load(file.path(), card, &|_| {})

@@ -1,5 +1,6 @@
 //! The crate from outside: hostile files, the real demo model, templates and fetching.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 mod fetching;
 mod gguf_corpus;

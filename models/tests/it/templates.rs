@@ -60,9 +60,9 @@ fn torn_text_hides_no_control_string() {
     let inner = 8..15;
     assert!(prompt.user_ranges.iter().any(|r| r.start <= inner.start && r.end >= inner.end));
     // A suffix has only its end marker.
-    let source = "<|user|>{{ messages[0].content.split('</think>')[-1] }}<|end|>";
+    let source = "<|user|>\n{{ messages[0].content.split('</think>')[-1] }}<|end|>";
     let prompt = render(source, &[message("assistant", "secret</think>the answer")]);
-    assert_eq!(prompt.text, "<|user|>the answer<|end|>");
+    assert_eq!(prompt.text, "<|user|>\nthe answer<|end|>");
     assert_eq!(users(&prompt), ["the answer"]);
 }
 
@@ -78,7 +78,7 @@ fn templates_see_what_they_expect() {
         {{ m.role.upper() }}{{ m['content'].strip().startswith('x') }}\n    {% endif %}\n{% endfor %}\n\
         {% if add_generation_prompt %}{{ eos_token }}{% endif %}";
     // Block lines vanish with their line break; the marked text begins with a marker, not with x.
-    assert_eq!(render(source, &[message("user", "x")]).text, "<s>-  USERfalse\n</s>");
+    assert_eq!(render(source, &[message("user", "x")]).text, "<s>-  USERFalse\n</s>");
     let methods = "{{ 'a-b-c'.split('-', 1)[1] }} {{ 'a-b'.rsplit('-')[0] }} {{ ' x '.lstrip() }}{{ 'xyx'.strip('x') }} \
         {{ 'ab'.find('b') }} {{ 'ab'.find('c') }} {{ 'ab cd'.title() }} {{ 'aa'.replace('a', 'b') }} \
         {% for k, v in {'k': 'v'}.items() %}{{ k }}{{ v }}{% endfor %} {{ {'a': 1}.get('b', 2) }} {{ {'a': 1}.keys() | list }}";
