@@ -1,1 +1,157 @@
-//! config
+//! The configuration: one TOML file, then environment overrides, then checks. Every default, unit and bound is in
+//! [`sections`].
+//!
+//! An override is `SPILLWAY__<SECTION>__<KEY>=<value>`, in capitals with two underscores between the parts:
+//! `SPILLWAY__SERVER__LISTEN=0.0.0.0:8080`, `SPILLWAY__ENGINE__THREADS=2`. A list takes TOML's inline form.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::money::{MoneyError, RateCard};
+
+mod load;
+mod money;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
+pub use sections::{Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Server, bounds};
+
+/// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Listeners, deadlines and sizes of the HTTP server.
+    pub server: Server,
+    /// Default limits of keys and projects, and bounds of a request's fields.
+    pub limits: Limits,
+    /// The batching engine.
+    pub engine: EngineSection,
+    /// The model served.
+    pub model: ModelSection,
+    /// Prices and budgets.
+    pub money: Money,
+    /// Where state lives.
+    pub data: Data,
+    /// The ledger's writer.
+    pub ledger: LedgerSection,
+}
+
+/// Why a configuration is refused. Every message names the key or variable, the value and what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("configuration file {path}: {message}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// The parser's message with line and key.
+        message: String,
+    },
+    /// An override that names no key or has a value of the wrong type.
+    #[error("environment variable {variable}={value:?}: {message}")]
+    Variable {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A number outside its bounds.
+    #[error("{key} = {value} {unit} is outside {min}..={max}")]
+    OutOfBounds {
+        /// `section.key`.
+        key: String,
+        /// The value.
+        value: u64,
+        /// Its unit.
+        unit: &'static str,
+        /// Smallest value allowed.
+        min: u64,
+        /// Largest value allowed.
+        max: u64,
+    },
+    /// A value that breaks another rule.
+    #[error("{key} = {value:?}: {message}")]
+    Invalid {
+        /// `section.key`.
+        key: String,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        message: String,
+    },
+    /// A price or budget that is not an exact amount.
+    #[error("{key}: {source}")]
+    Money {
+        /// The key.
+        key: String,
+        /// The cause.
+        source: MoneyError,
+    },
+}
+
+impl Config {
+    /// Reads `path` if given, applies the overrides in `env` (other variables are ignored) and validates the result.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let mut table = match path {
+            Some(path) => load::read(path)?,
+            None => toml::Table::new(),
+        };
+        load::apply_overrides(&mut table, env)?;
+        let name = path.map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+        let config = Config::deserialize(toml::Value::Table(table))
+            .map_err(|error| ConfigError::Parse { path: name, message: load::one_line(&error) })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every bound and the rules between keys.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.server.check_bounds()?;
+        self.limits.check_bounds()?;
+        self.engine.check_bounds()?;
+        self.ledger.check_bounds()?;
+        if !self.engine.block_size.is_power_of_two() {
+            return Err(invalid("engine.block_size", &self.engine.block_size, "must be a power of two"));
+        }
+        if self.engine.prefill_chunk > self.engine.max_batched_tokens {
+            let message = format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
+            return Err(invalid("engine.prefill_chunk", &self.engine.prefill_chunk, &message));
+        }
+        if self.engine.max_num_seqs > self.engine.max_batched_tokens {
+            let message = format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
+            return Err(invalid("engine.max_num_seqs", &self.engine.max_num_seqs, &message));
+        }
+        if self.model.id.is_empty() || self.model.id.len() > 128 || self.model.id.chars().any(char::is_control) {
+            return Err(invalid("model.id", &self.model.id, "must be 1 to 128 bytes without control characters"));
+        }
+        if self.data.dir.as_os_str().is_empty() {
+            return Err(invalid("data.dir", &"", "must name a directory"));
+        }
+        self.money.validate(&self.model.id)
+    }
+
+    /// The prices as a rate card. After a successful [`Config::load`] it cannot fail.
+    pub fn rate_card(&self) -> Result<RateCard, ConfigError> {
+        self.money.rate_card()
+    }
+}
+
+fn invalid(key: &str, value: &dyn std::fmt::Display, message: &str) -> ConfigError {
+    ConfigError::Invalid { key: key.to_owned(), value: value.to_string(), message: message.to_owned() }
+}

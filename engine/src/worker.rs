@@ -1,0 +1,209 @@
+//! The engine's thread: take orders, schedule, run, sample, deliver.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::event::{FinishReason, Stats};
+use crate::link::{Interest, Outlet, Update};
+use crate::mailbox::{Job, Mailbox};
+use crate::runner::Runner;
+use crate::sampler::{Choice, SampleError, Sampler};
+use crate::scheduler::{Scheduler, Step};
+use crate::sequence::{Ending, SeqId};
+
+/// What the worker keeps of a sequence beside the scheduler's part.
+struct Live {
+    sampler: Sampler,
+    outlet: Outlet,
+}
+
+/// Owns model, cache and scheduler.
+pub(crate) struct Worker {
+    mailbox: Arc<Mailbox>,
+    scheduler: Scheduler,
+    runner: Runner,
+    live: HashMap<SeqId, Live>,
+    stats: Stats,
+    /// Sequences that ended since the last report.
+    ended: usize,
+    broken: bool,
+}
+
+/// Says so when the thread ends, however it ends.
+struct Farewell(Arc<Mailbox>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.set_stopped();
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(mailbox: Arc<Mailbox>, scheduler: Scheduler, runner: Runner) -> Self {
+        let stats = mailbox.stats();
+        Self { mailbox, scheduler, runner, live: HashMap::new(), stats, ended: 0, broken: false }
+    }
+
+    /// Serves until told to end.
+    pub(crate) fn run(mut self) {
+        let _farewell = Farewell(Arc::clone(&self.mailbox));
+        let mut idle = true;
+        loop {
+            let orders = self.mailbox.take(idle);
+            self.accept(orders.jobs);
+            self.let_go();
+            if orders.aborting {
+                self.end_all(&FinishReason::Cancelled);
+            }
+            if orders.draining && self.live.is_empty() {
+                self.report();
+                return;
+            }
+            idle = !self.guarded_step();
+            self.report();
+        }
+    }
+
+    fn accept(&mut self, jobs: Vec<Job>) {
+        for Job { sequence, sampler, outlet } in jobs {
+            let id = sequence.id;
+            self.live.insert(id, Live { sampler, outlet });
+            if self.broken {
+                self.end(id, FinishReason::Error("engine is unhealthy".to_owned()));
+            } else if let Err(full) = self.scheduler.add(sequence) {
+                self.end(id, FinishReason::Error(full.to_string()));
+            }
+        }
+    }
+
+    /// Drops the sequences whose readers want no more.
+    fn let_go(&mut self) {
+        let interests = self.live.iter().map(|(id, live)| (*id, live.outlet.interest()));
+        let gone: Vec<_> = interests.filter(|(_, interest)| *interest != Interest::Wanted).collect();
+        for (id, interest) in gone {
+            self.scheduler.cancel(id);
+            self.end(id, FinishReason::Cancelled);
+            self.stats.cancelled += u64::from(interest == Interest::Dropped);
+        }
+    }
+
+    fn end(&mut self, id: SeqId, reason: FinishReason) {
+        if let Some(live) = self.live.remove(&id) {
+            live.outlet.end(reason);
+            self.ended += 1;
+        }
+    }
+
+    fn end_all(&mut self, reason: &FinishReason) {
+        let ids: Vec<SeqId> = self.live.keys().copied().collect();
+        for id in ids {
+            self.scheduler.cancel(id);
+            self.end(id, reason.clone());
+        }
+    }
+
+    /// Runs a step; a panic in it ends every sequence and the engine's usefulness. False when there was nothing to do.
+    fn guarded_step(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        let Ok(worked) = catch_unwind(AssertUnwindSafe(|| self.step())) else {
+            tracing::error!("engine step panicked");
+            self.broken = true;
+            self.mailbox.set_broken();
+            self.end_all(&FinishReason::Error("engine failed".to_owned()));
+            return false;
+        };
+        worked
+    }
+
+    fn step(&mut self) -> bool {
+        // Asked once, so that the scheduler sees one answer throughout.
+        let ready: HashSet<SeqId> =
+            self.live.iter().filter(|(_, live)| live.outlet.is_ready()).map(|(id, _)| *id).collect();
+        let step = self.scheduler.schedule(&|id| ready.contains(&id));
+        if step.chunks.is_empty() {
+            return false;
+        }
+        let began = Instant::now();
+        self.announce(&step);
+        match self.runner.run(&self.scheduler, &step) {
+            Ok(mut logits) => {
+                let choices = self.choose(&step, &mut logits);
+                self.deliver(&step, choices);
+            }
+            Err(error) => self.fail(&step, &error.to_string()),
+        }
+        self.stats.steps += 1;
+        self.stats.last_step_us = began.elapsed().as_micros() as u64;
+        true
+    }
+
+    fn announce(&mut self, step: &Step) {
+        for started in &step.started {
+            self.stats.prompt_tokens += started.prompt_tokens as u64;
+            self.stats.cached_tokens += started.cached_tokens as u64;
+            if let Some(live) = self.live.get(&started.id) {
+                live.outlet.send(Update::Started { cached_tokens: started.cached_tokens as u32 });
+            }
+        }
+    }
+
+    /// The next token of each sampling chunk, in order.
+    fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
+        let samplers = step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| &self.live[&chunk.rank.1].sampler);
+        let mut rows: Vec<_> = samplers.zip(logits.chunks_mut(self.runner.vocab())).collect();
+        if let [(sampler, row)] = &mut rows[..] {
+            return vec![sampler.sample(row)];
+        }
+        rows.into_par_iter().map(|(sampler, row)| sampler.sample(row)).collect()
+    }
+
+    fn deliver(&mut self, step: &Step, choices: Vec<Result<Choice, SampleError>>) {
+        let tokens: Vec<_> = choices.iter().map(|choice| choice.as_ref().ok().map(|choice| choice.token)).collect();
+        let outcomes = self.scheduler.commit(step, &tokens);
+        for (outcome, choice) in outcomes.into_iter().zip(choices) {
+            let mut failure = String::new();
+            match (choice, self.live.get_mut(&outcome.id)) {
+                (Ok(Choice { token, logprob }), Some(live)) => {
+                    live.sampler.observe(token);
+                    live.outlet.send(Update::Token { token, logprob, ends: outcome.ending == Some(Ending::Stop) });
+                    self.stats.generated_tokens += 1;
+                }
+                (Err(error), _) => failure = error.to_string(),
+                (Ok(_), None) => {}
+            }
+            match outcome.ending {
+                None => {}
+                Some(Ending::Stop) => self.end(outcome.id, FinishReason::Stop),
+                Some(Ending::Length) => self.end(outcome.id, FinishReason::Length),
+                Some(Ending::Failed) => self.end(outcome.id, FinishReason::Error(failure)),
+            }
+        }
+    }
+
+    /// Ends the sequences of a step that the model could not compute; the others go on.
+    fn fail(&mut self, step: &Step, error: &str) {
+        tracing::error!(error, sequences = step.chunks.len(), "engine step failed");
+        for chunk in &step.chunks {
+            self.scheduler.cancel(chunk.rank.1);
+            self.end(chunk.rank.1, FinishReason::Error(error.to_owned()));
+        }
+    }
+
+    fn report(&mut self) {
+        let (running, waiting) = self.scheduler.queue_lengths();
+        let blocks = self.scheduler.block_counts();
+        self.stats.running = running;
+        self.stats.waiting = waiting;
+        self.stats.free_blocks = blocks.free;
+        self.stats.total_blocks = blocks.total;
+        self.stats.cached_blocks = blocks.cached;
+        self.stats.preemptions = self.scheduler.preemptions();
+        self.mailbox.report(self.stats, std::mem::take(&mut self.ended));
+    }
+}

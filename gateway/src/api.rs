@@ -1,0 +1,68 @@
+//! The HTTP surfaces: what comes in is checked here, what goes out is shaped here.
+
+pub mod auth;
+pub mod body;
+pub mod error;
+pub mod fields;
+pub mod json;
+pub mod openai;
+pub mod scope;
+pub mod sse;
+
+use std::sync::Arc;
+
+use engine::Engine;
+
+use self::body::BodyLimits;
+use self::error::{ApiError, ApiResult, Code};
+use crate::accounts::Accounts;
+use crate::config::{Config, Limits};
+use crate::serving::{Serving, unix_ms};
+
+/// What all handlers share.
+pub struct Api {
+    /// Keys.
+    pub accounts: Accounts,
+    /// Admission and money.
+    pub serving: Arc<Serving>,
+    /// The model served.
+    pub engine: Engine,
+    /// When the model was loaded, Unix seconds.
+    pub created: u64,
+    /// Bounds of request fields.
+    pub limits: Limits,
+    /// Bounds of request bodies.
+    pub body: BodyLimits,
+}
+
+/// Handle of [`Api`] in handlers.
+pub type Shared = Arc<Api>;
+
+impl Api {
+    /// Ready to answer.
+    pub fn new(accounts: Accounts, serving: Arc<Serving>, engine: Engine, config: &Config) -> Self {
+        let body = BodyLimits {
+            max_bytes: config.server.max_body_bytes,
+            max_depth: config.limits.json_depth,
+            deadline: std::time::Duration::from_secs(config.server.body_deadline_s),
+        };
+        Self { accounts, serving, engine, created: unix_ms() / 1_000, limits: config.limits.clone(), body }
+    }
+
+    /// The engine of `model`, or 404 in the same words for every name that cannot be used.
+    pub fn engine_of(&self, model: &str) -> ApiResult<&Engine> {
+        if self.engine.card().id == model {
+            return Ok(&self.engine);
+        }
+        let shown: String = model.chars().take(128).collect();
+        let message = format!("The model '{shown}' does not exist or you do not have access to it.");
+        Err(ApiError::param(Code::ModelNotFound, "model", message))
+    }
+
+    /// Whether new work would be served.
+    pub fn is_ready(&self) -> bool {
+        self.serving.lifecycle.phase() == crate::serving::Phase::Serving
+            && self.engine.healthy()
+            && self.serving.ledger.healthy()
+    }
+}

@@ -1,0 +1,138 @@
+//! Who calls: the key from the header, the identity from the accounts.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+
+use super::Shared;
+use super::error::{ApiError, ApiResult, Code};
+use super::scope::Scope;
+use crate::accounts::{AuthError, Identity};
+use crate::serving::{AdmitError, InFlight, Job, unix_ms};
+
+/// Longest `Idempotency-Key`.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// An authenticated caller. A handler that takes one cannot be reached without a key.
+pub struct Caller {
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// The request it makes.
+    pub scope: Arc<Scope>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller
+where
+    Shared: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let api = Shared::from_ref(state);
+        let scope = parts.extensions.get::<Arc<Scope>>().cloned().unwrap_or_default();
+        let secret = secret(&parts.headers)?;
+        let identity = api.accounts.authenticate(secret, unix_ms())?;
+        let caller = Self { identity, scope };
+        caller.note_limits(&api);
+        check_idempotency_key(&parts.headers)?;
+        Ok(caller)
+    }
+}
+
+impl Caller {
+    /// Notes what is left of the limits for the answer's header.
+    pub fn note_limits(&self, api: &Shared) {
+        let serving = &api.serving;
+        self.scope.set_rate(serving.limiter.headers(&self.identity, serving.monotonic_ms()));
+    }
+
+    /// Admits `job` and notes the limits, also when it is refused.
+    pub async fn admit(&self, api: &Shared, job: Job) -> Result<InFlight, AdmitError> {
+        let admitted = api.serving.admit(&api.engine, job).await;
+        self.note_limits(api);
+        admitted
+    }
+}
+
+/// The one key of a request; several are as bad as none, because proxies would disagree on which counts.
+fn secret(headers: &HeaderMap) -> Result<&str, AuthError> {
+    let mut found = None;
+    for name in [header::AUTHORIZATION.as_str(), "api-key", "x-api-key"] {
+        for value in headers.get_all(name) {
+            let text = value.to_str().map_err(|_| AuthError::Malformed)?;
+            let secret = match name {
+                "authorization" => bearer(text).ok_or(AuthError::Malformed)?,
+                _ => text.trim(),
+            };
+            if found.replace(secret).is_some_and(|first| first != secret) || headers.get_all(name).iter().count() > 1 {
+                return Err(AuthError::Malformed);
+            }
+        }
+    }
+    found.filter(|secret| !secret.is_empty()).ok_or(AuthError::Missing)
+}
+
+fn bearer(text: &str) -> Option<&str> {
+    let (scheme, secret) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+fn check_idempotency_key(headers: &HeaderMap) -> ApiResult<()> {
+    let fits = |key: &[u8]| {
+        (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.iter().all(|byte| (0x20..0x7f).contains(byte))
+    };
+    if headers.get_all("idempotency-key").iter().all(|key| fits(key.as_bytes())) {
+        return Ok(());
+    }
+    let message = format!("Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters.");
+    Err(ApiError::param(Code::InvalidValue, "Idempotency-Key", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn keys_from_three_headers_but_only_one() {
+        let cases: &[(&[(&str, &str)], Result<&str, AuthError>)] = &[
+            (&[], Err(AuthError::Missing)),
+            (&[("authorization", "Bearer k")], Ok("k")),
+            (&[("authorization", "bearer   k")], Ok("k")),
+            (&[("authorization", "Bearer ")], Err(AuthError::Missing)),
+            (&[("authorization", "Basic k")], Err(AuthError::Malformed)),
+            (&[("api-key", "k")], Ok("k")),
+            (&[("x-api-key", "k")], Ok("k")),
+            (&[("authorization", "Bearer k"), ("api-key", "k")], Ok("k")),
+            (&[("authorization", "Bearer k"), ("api-key", "l")], Err(AuthError::Malformed)),
+            (&[("authorization", "Bearer k"), ("authorization", "Bearer k")], Err(AuthError::Malformed)),
+        ];
+        for (pairs, want) in cases {
+            let pairs: Vec<_> = pairs.iter().map(|(a, b)| (*a, *b)).collect();
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(axum::http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            assert_eq!(secret(&headers), *want);
+        }
+    }
+
+    #[test]
+    fn idempotency_keys() {
+        assert!(check_idempotency_key(&headers(&[])).is_ok());
+        assert!(check_idempotency_key(&headers(&[("idempotency-key", "a-1")])).is_ok());
+        assert!(check_idempotency_key(&headers(&[("idempotency-key", "")])).is_err());
+        let mut long = HeaderMap::new();
+        long.insert("idempotency-key", "k".repeat(256).parse().unwrap());
+        assert!(check_idempotency_key(&long).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! Errors of lower modules as refusals.
+
+use engine::SubmitError;
+
+use super::{ApiError, Code};
+use crate::accounts::AuthError;
+use crate::ledger::{HoldError, LedgerError};
+use crate::limits::{LimitError, LimitKind};
+use crate::serving::{AdmitError, Cause};
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Missing => Self::new(
+                Code::InvalidApiKey,
+                "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
+            ),
+            AuthError::Malformed | AuthError::Unknown => {
+                Self::new(Code::InvalidApiKey, "Incorrect API key provided. Create one with 'spillway keys create'.")
+            }
+            AuthError::Revoked => Self::new(Code::InvalidApiKey, "This API key was revoked. Use another one."),
+            AuthError::Expired => Self::new(Code::KeyExpired, "This API key has expired. Use another one."),
+            AuthError::OrgDisabled => {
+                Self::new(Code::OrganisationDisabled, "The organization of this API key is disabled.")
+            }
+            AuthError::Unavailable => Self::new(
+                Code::LedgerUnavailable,
+                "Accounts cannot be read at the moment. Nothing was charged. Try again shortly.",
+            )
+            .retry_after_ms(1_000),
+        }
+    }
+}
+
+impl From<LimitError> for ApiError {
+    fn from(error: LimitError) -> Self {
+        let code = match error.kind {
+            LimitKind::Tokens => Code::RateTokens,
+            LimitKind::Requests | LimitKind::Concurrency => Code::RateRequests,
+        };
+        let LimitError { scope, kind, limit, used, requested, retry_after_ms } = error;
+        let what = format!("Rate limit reached for this {scope}: limit {limit} {kind}, used {used}, requested {requested}.");
+        match retry_after_ms {
+            Some(ms) => Self::new(code, format!("{what} Try again in {} ms.", ms)).retry_after_ms(ms),
+            None => Self::new(code, format!("{what} The request can never fit; make it smaller.")),
+        }
+    }
+}
+
+impl From<HoldError> for ApiError {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Budget { scope, limit, spent, held, requested } => Self::new(
+                Code::InsufficientQuota,
+                format!(
+                    "The budget of this {scope} is used up: {limit} USD, of which {spent} are spent and {held} held by \
+                     requests in flight; this request needs {requested}."
+                ),
+            ),
+            other => ledger_unavailable(&other.to_string()),
+        }
+    }
+}
+
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        ledger_unavailable(&error.to_string())
+    }
+}
+
+fn ledger_unavailable(reason: &str) -> ApiError {
+    tracing::error!(reason, "ledger unavailable");
+    let message = "Usage cannot be recorded at the moment, so nothing is served. Nothing was charged. Try again shortly.";
+    ApiError::new(Code::LedgerUnavailable, message).retry_after_ms(1_000)
+}
+
+fn server_error(reason: &str) -> ApiError {
+    tracing::error!(reason, "request failed");
+    let message = "The server had an error while processing the request. Nothing was charged. Try again shortly.";
+    ApiError::new(Code::ServerError, message).retry_after_ms(1_000)
+}
+
+fn shutting_down() -> ApiError {
+    ApiError::new(Code::ShuttingDown, "The server is shutting down. Try again shortly.").retry_after_ms(1_000)
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        match error {
+            AdmitError::Limit(error) => error.into(),
+            AdmitError::Hold(error) => error.into(),
+            AdmitError::Ledger(error) => error.into(),
+            AdmitError::ContextLength { prompt, context, exact } => {
+                let about = if exact { "" } else { "at least " };
+                let message = format!(
+                    "This model's maximum context length is {context} tokens. However, your prompt has {about}{prompt} \
+                     tokens and leaves no room for an answer. Please shorten it."
+                );
+                Self::param(Code::ContextLength, "messages", message)
+            }
+            AdmitError::EmptyPrompt => {
+                Self::param(Code::EmptyPrompt, "prompt", "Invalid 'prompt': a prompt must have at least one token.")
+            }
+            AdmitError::UnknownToken { token, vocab } => Self::param(
+                Code::InvalidValue,
+                "prompt",
+                format!("Invalid 'prompt': token {token} is not in the vocabulary of {vocab} tokens."),
+            ),
+            AdmitError::Conversation(reason) => {
+                Self::param(Code::InvalidValue, "messages", format!("The model cannot take these messages: {reason}."))
+            }
+            AdmitError::NoPrice(model) => server_error(&format!("no price is in force for model {model}")),
+            AdmitError::Money(error) => server_error(&error.to_string()),
+            AdmitError::Submit { source, retry_after_ms } => submit(source, retry_after_ms),
+            AdmitError::QueueTimeout { waited_s, retry_after_ms } => Self::new(
+                Code::Overloaded,
+                format!("The server is busy: no place became free within {waited_s} s. Nothing was charged."),
+            )
+            .retry_after_ms(retry_after_ms),
+            AdmitError::Draining => shutting_down(),
+            AdmitError::Internal(reason) => server_error(&reason),
+        }
+    }
+}
+
+fn submit(error: SubmitError, retry_after_ms: u64) -> ApiError {
+    match error {
+        SubmitError::Full { .. } => ApiError::new(
+            Code::Overloaded,
+            "The server is busy and its queue is full. Nothing was charged. Try again shortly.",
+        )
+        .retry_after_ms(retry_after_ms),
+        SubmitError::Draining => shutting_down(),
+        SubmitError::Unhealthy => server_error("the engine is unhealthy"),
+        SubmitError::TooManyBlocks { .. } => ApiError::param(
+            Code::ContextLength,
+            "max_tokens",
+            "Prompt and answer together need more cache than this server has. Ask for fewer tokens.",
+        ),
+        other => ApiError::new(Code::InvalidValue, format!("The request cannot be served: {other}.")),
+    }
+}
+
+impl From<Cause> for ApiError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Deadline => Self::new(
+                Code::RequestTimeout,
+                "The request was not finished within the server's deadline. Ask for fewer tokens or try again.",
+            )
+            .retry_after_ms(1_000),
+            Cause::Shutdown => shutting_down(),
+            Cause::Budget(error) => error.into(),
+            Cause::Ledger(reason) => ledger_unavailable(&reason),
+            Cause::Engine(reason) => server_error(&reason),
+        }
+    }
+}

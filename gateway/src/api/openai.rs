@@ -1,0 +1,12 @@
+//! The OpenAI-compatible surface.
+
+pub mod chat;
+pub mod chat_request;
+pub mod completion_request;
+pub mod completions;
+pub mod models;
+pub mod params;
+pub mod stream;
+pub mod surface;
+pub mod unary;
+pub mod wire;

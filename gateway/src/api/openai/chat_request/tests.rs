@@ -1,0 +1,143 @@
+use super::*;
+use crate::api::json;
+
+const USER: &str = r#"[{"role":"user","content":"hi"}]"#;
+
+fn read(text: &str) -> ApiResult<ChatRequest> {
+    ChatRequest::read(json::parse(text.as_bytes(), 64).unwrap(), &Limits::default())
+}
+
+fn with(extra: &str) -> String {
+    format!(r#"{{"model":"m","messages":{USER},{extra}}}"#)
+}
+
+fn with_messages(messages: &str) -> String {
+    format!(r#"{{"model":"m","messages":{messages}}}"#)
+}
+
+fn check(body: &str, code: Code, param: &str) {
+    let error = read(body).expect_err(&body[..body.len().min(200)]);
+    assert_eq!((error.code, error.param.as_deref()), (code, Some(param)), "{}", &body[..body.len().min(200)]);
+}
+
+#[test]
+fn every_honoured_field_at_once() {
+    let request = read(&with(
+        r#""stream":true,"stream_options":{"include_usage":true,"include_obfuscation":true},"temperature":0.5,"top_p":0.9,
+        "max_completion_tokens":7,"stop":["a","b"],"n":2,"seed":-5,"logprobs":true,"top_logprobs":3,"logit_bias":{"5":-100},
+        "presence_penalty":1,"frequency_penalty":-1,"user":"u\r\n","safety_identifier":"s","metadata":{"k":"v"},
+        "service_tier":"auto","store":false,"response_format":{"type":"text"},"reasoning_effort":"none",
+        "modalities":["text"],"prompt_cache_key":"p","top_k":5,"min_p":0.1,"repetition_penalty":1.1,"min_tokens":2,
+        "ignore_eos":true,"stop_token_ids":[2],"tools":null,"verbosity":null"#,
+    ))
+    .unwrap();
+    assert_eq!((request.max_tokens, request.logprobs), (Some(7), Some(3)));
+    let common = request.common;
+    assert_eq!((common.n, common.seed, common.include_usage, common.obfuscate), (2, Some(-5), true, true));
+    assert_eq!((common.stop.strings.len(), common.stop.token_ids), (2, vec![2]));
+    assert_eq!(common.user.as_deref(), Some("s"));
+}
+
+#[test]
+fn messages_in_all_shapes() {
+    let request = read(&with_messages(
+        r#"[{"role":"developer","content":"d"},{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}],
+        "name":"bob"},{"role":"assistant","content":"\u0000![x](http://x)","refusal":null,"tool_calls":[],"annotations":[],
+        "audio":null,"function_call":null}]"#,
+    ))
+    .unwrap();
+    let got: Vec<_> = request.messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+    assert_eq!(got, [("system", "d"), ("user", "ab"), ("assistant", "\0![x](http://x)")]);
+}
+
+#[test]
+fn refused_messages() {
+    let long = format!("[{}{{}}]", "{},".repeat(2_048));
+    let cases: &[(&str, Code, &str)] = &[
+        ("[]", Code::EmptyArray, "messages"),
+        ("{}", Code::InvalidType, "messages"),
+        (&long, Code::ArrayTooLong, "messages"),
+        (r#"[{"role":"wizard","content":"x"}]"#, Code::InvalidValue, "messages[0].role"),
+        (r#"[{"content":"x"}]"#, Code::InvalidType, "messages[0].role"),
+        (r#"[{"role":1,"content":"x"}]"#, Code::InvalidType, "messages[0].role"),
+        (r#"[{"role":"tool","content":"x"}]"#, Code::UnsupportedValue, "messages[0].role"),
+        (r#"[{"role":"user"}]"#, Code::InvalidType, "messages[0].content"),
+        (r#"[{"role":"assistant","content":null}]"#, Code::InvalidType, "messages[0].content"),
+        (r#"[{"role":"user","content":{}}]"#, Code::InvalidType, "messages[0].content"),
+        (r#"[{"role":"user","content":[{"type":"x"}]}]"#, Code::InvalidValue, "messages[0].content[0].type"),
+        (r#"[{"role":"user","content":"x","weight":1}]"#, Code::UnknownParameter, "messages[0].weight"),
+        (
+            r#"[{"role":"assistant","content":"x","tool_calls":[{}]}]"#,
+            Code::UnsupportedParameter,
+            "messages[0].tool_calls",
+        ),
+    ];
+    for (messages, code, param) in cases {
+        check(&with_messages(messages), *code, param);
+    }
+    for kind in ["image_url", "input_audio", "file"] {
+        let part = format!(r#"[{{"role":"user","content":[{{"type":"{kind}","{kind}":{{"url":"file:///x"}}}}]}}]"#);
+        check(&with_messages(&part), Code::UnsupportedContent, "messages[0].content[0].type");
+    }
+}
+
+#[test]
+fn refused_fields() {
+    let bias = (0..301).map(|i| format!("\"{i}\":1")).collect::<Vec<_>>().join(",");
+    let bias = format!("\"logit_bias\":{{{bias}}}");
+    let pairs = (0..17).map(|i| format!("\"k{i}\":\"v\"")).collect::<Vec<_>>().join(",");
+    let pairs = format!("\"metadata\":{{{pairs}}}");
+    let value = format!("\"metadata\":{{\"k\":\"{}\"}}", "v".repeat(513));
+    let user = format!("\"user\":\"{}\"", "u".repeat(10_240));
+    let stop = format!("\"stop\":\"{}\"", "s".repeat(1 << 20));
+    let cases: &[(&str, Code, &str)] = &[
+        ("\"max_tokens\":0", Code::IntegerBelowMin, "max_tokens"),
+        ("\"max_tokens\":-1", Code::IntegerBelowMin, "max_tokens"),
+        ("\"max_tokens\":1.5", Code::InvalidType, "max_tokens"),
+        ("\"max_tokens\":\"5\"", Code::InvalidType, "max_tokens"),
+        ("\"max_tokens\":2147483648", Code::IntegerAboveMax, "max_tokens"),
+        ("\"max_tokens\":1,\"max_completion_tokens\":1", Code::ConflictingParameters, "max_tokens"),
+        ("\"max_tokens\":1,\"min_tokens\":2", Code::InvalidValue, "min_tokens"),
+        ("\"temperature\":-0.1", Code::DecimalBelowMin, "temperature"),
+        ("\"temperature\":2.1", Code::DecimalAboveMax, "temperature"),
+        ("\"temperature\":\"hot\"", Code::InvalidType, "temperature"),
+        ("\"top_p\":1.01", Code::DecimalAboveMax, "top_p"),
+        ("\"n\":0", Code::IntegerBelowMin, "n"),
+        ("\"n\":9", Code::IntegerAboveMax, "n"),
+        ("\"n\":1000000000", Code::IntegerAboveMax, "n"),
+        ("\"best_of\":1000000000", Code::UnsupportedParameter, "best_of"),
+        (&bias, Code::ObjectTooLarge, "logit_bias"),
+        ("\"logit_bias\":{\"abc\":1}", Code::InvalidValue, "logit_bias"),
+        ("\"logit_bias\":{\"+1\":1}", Code::InvalidValue, "logit_bias"),
+        ("\"logit_bias\":{\"1\":1,\"01\":1}", Code::InvalidValue, "logit_bias"),
+        ("\"logit_bias\":{\"1\":101}", Code::DecimalAboveMax, "logit_bias"),
+        ("\"logprobs\":true,\"top_logprobs\":21", Code::IntegerAboveMax, "top_logprobs"),
+        ("\"top_logprobs\":2", Code::InvalidValue, "top_logprobs"),
+        ("\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]", Code::ArrayTooLong, "stop"),
+        ("\"stop\":\"\"", Code::EmptyString, "stop"),
+        (&stop, Code::StringTooLong, "stop"),
+        ("\"seed\":9223372036854775808", Code::IntegerAboveMax, "seed"),
+        ("\"seed\":1.5", Code::InvalidType, "seed"),
+        ("\"response_format\":{\"type\":\"json_schema\"}", Code::UnsupportedParameter, "response_format"),
+        ("\"tools\":[]", Code::UnsupportedParameter, "tools"),
+        ("\"tool_choice\":\"auto\"", Code::UnsupportedParameter, "tool_choice"),
+        ("\"parallel_tool_calls\":true", Code::UnsupportedParameter, "parallel_tool_calls"),
+        ("\"chat_template\":\"x\"", Code::UnknownParameter, "chat_template"),
+        ("\"api_base\":\"x\"", Code::UnknownParameter, "api_base"),
+        ("\"stream\":\"yes\"", Code::InvalidType, "stream"),
+        ("\"stream_options\":{}", Code::InvalidValue, "stream_options"),
+        ("\"stream\":true,\"stream_options\":{\"x\":1}", Code::UnknownParameter, "stream_options.x"),
+        (&user, Code::StringTooLong, "user"),
+        (&pairs, Code::ObjectTooLarge, "metadata"),
+        (&value, Code::StringTooLong, "metadata.k"),
+        ("\"service_tier\":\"priority\"", Code::UnsupportedValue, "service_tier"),
+        ("\"store\":true", Code::UnsupportedParameter, "store"),
+        ("\"reasoning_effort\":\"high\"", Code::UnsupportedValue, "reasoning_effort"),
+        ("\"modalities\":[\"audio\"]", Code::UnsupportedValue, "modalities"),
+    ];
+    for (extra, code, param) in cases {
+        check(&with(extra), *code, param);
+    }
+    check(&format!(r#"{{"messages":{USER}}}"#), Code::MissingParameter, "model");
+    check(r#"{"model":"m"}"#, Code::MissingParameter, "messages");
+}

@@ -1,0 +1,136 @@
+//! `POST /v1/completions`: the request in the older form, one or many prompts as text or token ids.
+
+use super::params::{Common, max_tokens, token_of};
+use crate::api::error::{ApiError, ApiResult, Code};
+use crate::api::fields::{Fields, not_empty, unsupported, wrong_type};
+use crate::api::json::Json;
+use crate::config::Limits;
+use crate::serving::PromptInput;
+
+/// The API's own default.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// A completion request, checked for itself.
+#[derive(Debug)]
+pub struct CompletionRequest {
+    /// Shared fields.
+    pub common: Common,
+    /// Prompts, at least one.
+    pub prompts: Vec<PromptInput>,
+    /// Output limit per choice.
+    pub max_tokens: u32,
+    /// Number of alternatives when log probabilities are wanted.
+    pub logprobs: Option<u8>,
+}
+
+impl CompletionRequest {
+    /// Reads a body.
+    pub fn read(body: Json, limits: &Limits) -> ApiResult<Self> {
+        let mut fields = Fields::root(body)?;
+        let common = Common::read(&mut fields, limits)?;
+        let prompt = fields.take("prompt");
+        let prompts = prompts(fields.required("prompt", prompt)?, limits.max_prompts)?;
+        let max_tokens = max_tokens(&mut fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
+        common.check_lengths(Some(max_tokens))?;
+        let logprobs = fields.count("logprobs", 0, 5)?;
+        if fields.boolean("echo")? == Some(true) {
+            return Err(unsupported("echo"));
+        }
+        fields.finish(&["best_of", "suffix"])?;
+        let logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
+        Ok(Self { common, prompts, max_tokens, logprobs })
+    }
+}
+
+fn prompts(prompt: Json, max: usize) -> ApiResult<Vec<PromptInput>> {
+    match prompt {
+        Json::String(text) => Ok(vec![text_prompt(&text)?]),
+        Json::Array(items) => {
+            not_empty("prompt", &items)?;
+            match items[0] {
+                Json::Integer(_) | Json::Float(_) => Ok(vec![token_prompt("prompt", &items)?]),
+                _ => many_prompts(&items, max),
+            }
+        }
+        other => Err(wrong_type("prompt", "a string, an array of strings or arrays of token ids", &other)),
+    }
+}
+
+fn many_prompts(items: &[Json], max: usize) -> ApiResult<Vec<PromptInput>> {
+    if items.len() > max {
+        let message =
+            format!("Invalid 'prompt': the array has {} prompts, the maximum is {max}.", items.len());
+        return Err(ApiError::param(Code::ArrayTooLong, "prompt", message));
+    }
+    let one = |(i, item): (usize, &Json)| match item {
+        Json::String(text) => text_prompt(text),
+        Json::Array(ids) => token_prompt(&format!("prompt[{i}]"), ids),
+        other => Err(wrong_type(&format!("prompt[{i}]"), "a string or an array of token ids", other)),
+    };
+    items.iter().enumerate().map(one).collect()
+}
+
+fn text_prompt(text: &str) -> ApiResult<PromptInput> {
+    if text.is_empty() {
+        return Err(empty_prompt());
+    }
+    Ok(PromptInput::Text(text.to_owned()))
+}
+
+fn token_prompt(path: &str, items: &[Json]) -> ApiResult<PromptInput> {
+    if items.is_empty() {
+        return Err(empty_prompt());
+    }
+    let ids = items.iter().enumerate().map(|(i, id)| token_of(&format!("{path}[{i}]"), id));
+    Ok(PromptInput::Tokens(ids.collect::<ApiResult<_>>()?))
+}
+
+fn empty_prompt() -> ApiError {
+    ApiError::param(Code::EmptyPrompt, "prompt", "Invalid 'prompt': a prompt must have at least one token.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::json;
+
+    fn read(extra: &str) -> ApiResult<CompletionRequest> {
+        let body = json::parse(format!(r#"{{"model":"m",{extra}}}"#).as_bytes(), 64).unwrap();
+        CompletionRequest::read(body, &Limits::default())
+    }
+
+    #[test]
+    fn prompts_in_four_shapes() {
+        for (text, count) in [("\"a\"", 1), ("[\"a\",\"b\"]", 2), ("[1,2]", 1), ("[[1],[2,3]]", 2), ("[[1],\"a\"]", 2)]
+        {
+            assert_eq!(read(&format!("\"prompt\":{text}")).unwrap().prompts.len(), count, "{text}");
+        }
+        assert_eq!(read("\"prompt\":\"a\"").unwrap().max_tokens, 16);
+        assert_eq!(read("\"prompt\":\"a\",\"logprobs\":5,\"echo\":false").unwrap().logprobs, Some(5));
+    }
+
+    #[test]
+    fn refusals() {
+        let many = format!("\"prompt\":[{}\"a\"]", "\"a\",".repeat(32));
+        let cases = [
+            ("\"n\":1", Code::MissingParameter),
+            ("\"prompt\":\"\"", Code::EmptyPrompt),
+            ("\"prompt\":[\"\"]", Code::EmptyPrompt),
+            ("\"prompt\":[]", Code::EmptyArray),
+            ("\"prompt\":[[]]", Code::EmptyPrompt),
+            ("\"prompt\":{}", Code::InvalidType),
+            ("\"prompt\":[1,\"a\"]", Code::InvalidType),
+            ("\"prompt\":[-1]", Code::IntegerBelowMin),
+            ("\"prompt\":[1.5]", Code::InvalidType),
+            (many.as_str(), Code::ArrayTooLong),
+            ("\"prompt\":\"a\",\"logprobs\":6", Code::IntegerAboveMax),
+            ("\"prompt\":\"a\",\"best_of\":1000000000", Code::UnsupportedParameter),
+            ("\"prompt\":\"a\",\"suffix\":\"x\"", Code::UnsupportedParameter),
+            ("\"prompt\":\"a\",\"echo\":true", Code::UnsupportedParameter),
+            ("\"prompt\":\"a\",\"messages\":[]", Code::UnknownParameter),
+        ];
+        for (extra, code) in cases {
+            assert_eq!(read(extra).unwrap_err().code, code, "{extra}");
+        }
+    }
+}

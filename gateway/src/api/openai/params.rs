@@ -1,0 +1,241 @@
+//! The fields that chat and text completions share.
+
+use engine::{SamplingParams, Stop};
+use serde_json::{Map, Value};
+
+use crate::api::error::{ApiError, ApiResult, Code};
+use crate::api::fields::{Fields, array_of, decimal_of, integer_of, invalid, string_of, wrong_type};
+use crate::api::json::Json;
+use crate::config::Limits;
+
+const MAX_MODEL_BYTES: usize = 256;
+const MAX_STOP_TOKENS: usize = 64;
+const MAX_METADATA_KEY_BYTES: usize = 64;
+const MAX_METADATA_VALUE_BYTES: usize = 512;
+
+/// Shared request fields, checked for themselves but not yet against the model.
+#[derive(Debug)]
+pub struct Common {
+    /// Wanted model.
+    pub model: String,
+    /// Choices per prompt.
+    pub n: u32,
+    /// Events instead of one answer.
+    pub stream: bool,
+    /// Usage chunk at the end of the stream.
+    pub include_usage: bool,
+    /// Pad chunks so that their size does not tell the length of the text.
+    pub obfuscate: bool,
+    /// Wanted seed; one is drawn if absent.
+    pub seed: Option<i64>,
+    /// Where to end.
+    pub stop: Stop,
+    /// Name of the caller's end user, for the log.
+    pub user: Option<String>,
+    /// Tags, given back in the answer.
+    pub metadata: Option<Value>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    repetition_penalty: Option<f32>,
+    logit_bias: Vec<(u32, f32)>,
+    min_tokens: u32,
+    ignore_eos: bool,
+}
+
+impl Common {
+    /// Takes the shared fields.
+    pub fn read(fields: &mut Fields, limits: &Limits) -> ApiResult<Self> {
+        let model = fields.string("model", MAX_MODEL_BYTES)?;
+        let model = fields.required("model", model)?;
+        let stream = fields.boolean("stream")?.unwrap_or(false);
+        let (include_usage, obfuscate) = stream_options(fields, stream)?;
+        service_tier(fields)?;
+        store(fields)?;
+        // Prefixes are cached for every request; the key is a routing hint that one server has no use for.
+        fields.string("prompt_cache_key", 1_024)?;
+        let user = fields.string("user", limits.user_bytes)?;
+        let safety_identifier = fields.string("safety_identifier", limits.user_bytes)?;
+        Ok(Self {
+            model,
+            n: fields.count("n", 1, limits.max_n)?.unwrap_or(1),
+            stream,
+            include_usage,
+            obfuscate,
+            seed: fields.integer("seed", i64::MIN, i64::MAX)?,
+            stop: stop(fields, limits)?,
+            user: safety_identifier.or(user),
+            metadata: metadata(fields, limits.max_metadata)?,
+            temperature: fields.decimal("temperature", 0.0, 2.0)?,
+            top_p: fields.decimal("top_p", 0.0, 1.0)?,
+            top_k: top_k(fields)?,
+            min_p: fields.decimal("min_p", 0.0, 1.0)?,
+            presence_penalty: fields.decimal("presence_penalty", -2.0, 2.0)?,
+            frequency_penalty: fields.decimal("frequency_penalty", -2.0, 2.0)?,
+            repetition_penalty: fields.decimal("repetition_penalty", 0.01, 100.0)?,
+            logit_bias: logit_bias(fields, limits.max_logit_bias)?,
+            min_tokens: fields.count("min_tokens", 0, i32::MAX as u32)?.unwrap_or(0),
+            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+        })
+    }
+
+    /// Checks token ids against the vocabulary and fills absent fields from the model's card.
+    pub fn sampling(&self, card: &models::Card, vocab: usize, logprobs: Option<u8>) -> ApiResult<SamplingParams> {
+        let known = |id: u32| (id as usize) < vocab;
+        if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| !known(*id)) {
+            return Err(invalid("logit_bias", &format!("token {id} is not in the vocabulary of {vocab} tokens")));
+        }
+        if let Some(id) = self.stop.token_ids.iter().find(|id| !known(**id)) {
+            let reason = format!("token {id} is not in the vocabulary of {vocab} tokens");
+            return Err(invalid("stop_token_ids", &reason));
+        }
+        let defaults = &card.sampling;
+        let top_p = self.top_p.unwrap_or(defaults.top_p);
+        // A nucleus this small holds the best token alone; greedy says the same without dividing by almost nothing.
+        let greedy = top_p < 1e-6;
+        Ok(SamplingParams {
+            temperature: if greedy { 0.0 } else { self.temperature.unwrap_or(defaults.temperature) },
+            top_p: if greedy { 1.0 } else { top_p },
+            top_k: self.top_k.or(defaults.top_k).filter(|k| *k > 0),
+            min_p: self.min_p.unwrap_or(0.0),
+            presence_penalty: self.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
+            logit_bias: self.logit_bias.clone(),
+            seed: 0,
+            logprobs,
+            min_tokens: self.min_tokens,
+            ignore_eos: self.ignore_eos,
+        })
+    }
+
+    /// Refuses a `min_tokens` that cannot be reached.
+    pub fn check_lengths(&self, max_tokens: Option<u32>) -> ApiResult<()> {
+        match max_tokens {
+            Some(max) if self.min_tokens > max => {
+                Err(invalid("min_tokens", &format!("it is {} but at most {max} tokens are allowed", self.min_tokens)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<(bool, bool)> {
+    let Some(options) = fields.take("stream_options") else { return Ok((false, false)) };
+    if !stream {
+        return Err(invalid("stream_options", "it is only allowed when 'stream' is true"));
+    }
+    let mut options = Fields::nested(options, "stream_options")?;
+    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
+    let obfuscate = options.boolean("include_obfuscation")?.unwrap_or(false);
+    options.finish(&[])?;
+    Ok((include_usage, obfuscate))
+}
+
+fn service_tier(fields: &mut Fields) -> ApiResult<()> {
+    match fields.string("service_tier", 64)?.as_deref() {
+        None | Some("auto" | "default") => Ok(()),
+        Some(other) => {
+            let message = format!("The service tier '{other}' is not enabled. Use 'auto' or 'default'.");
+            Err(ApiError::param(Code::UnsupportedValue, "service_tier", message))
+        }
+    }
+}
+
+fn store(fields: &mut Fields) -> ApiResult<()> {
+    if fields.boolean("store")? == Some(true) {
+        let message = "Answers are never stored here. Leave out 'store' or set it to false.";
+        return Err(ApiError::param(Code::UnsupportedParameter, "store", message));
+    }
+    Ok(())
+}
+
+fn top_k(fields: &mut Fields) -> ApiResult<Option<u32>> {
+    // Both 0 and -1 are in use for "no limit".
+    Ok(fields.integer("top_k", -1, i64::from(i32::MAX))?.map(|k| u32::try_from(k).unwrap_or(0)))
+}
+
+fn stop(fields: &mut Fields, limits: &Limits) -> ApiResult<Stop> {
+    let strings = match fields.take("stop") {
+        None => Vec::new(),
+        Some(Json::Array(items)) => array_of("stop", Json::Array(items), limits.max_stop)?,
+        Some(text @ Json::String(_)) => vec![text],
+        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", &other)),
+    };
+    let strings: Vec<String> =
+        strings.into_iter().map(|item| string_of("stop", item, limits.max_stop_bytes)).collect::<ApiResult<_>>()?;
+    if strings.iter().any(String::is_empty) {
+        return Err(ApiError::param(Code::EmptyString, "stop", "Invalid 'stop': a stop string must not be empty."));
+    }
+    let path = "stop_token_ids";
+    let ids = fields.array(path, MAX_STOP_TOKENS)?.unwrap_or_default();
+    let token_ids = ids.iter().map(|id| token_of(path, id)).collect::<ApiResult<_>>()?;
+    Ok(Stop { max_tokens: 0, strings, token_ids, include_stop: false })
+}
+
+/// A token id.
+pub fn token_of(path: &str, value: &Json) -> ApiResult<u32> {
+    let id = integer_of(path, value, 0, i64::from(u32::MAX))?;
+    Ok(u32::try_from(id).expect("within the u32 bounds above"))
+}
+
+fn logit_bias(fields: &mut Fields, max_entries: usize) -> ApiResult<Vec<(u32, f32)>> {
+    let object = match fields.take("logit_bias") {
+        None => return Ok(Vec::new()),
+        Some(Json::Object(object)) => object,
+        Some(other) => return Err(wrong_type("logit_bias", "an object of token ids and numbers", &other)),
+    };
+    if object.len() > max_entries {
+        let message = format!(
+            "Invalid 'logit_bias': {} entries are more than the maximum {max_entries}.",
+            object.len()
+        );
+        return Err(ApiError::param(Code::ObjectTooLarge, "logit_bias", message));
+    }
+    let entry = |(key, value): (&String, &Json)| {
+        let digits = !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit());
+        let id = key.parse().ok().filter(|_| digits);
+        let id = id.ok_or_else(|| invalid("logit_bias", "its keys must be token ids"))?;
+        Ok((id, decimal_of("logit_bias", value, -100.0, 100.0)? as f32))
+    };
+    let entries: Vec<(u32, f32)> = object.iter().map(entry).collect::<ApiResult<_>>()?;
+    // "7" and "07" are one token.
+    let mut ids: Vec<u32> = entries.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(invalid("logit_bias", "a token id occurs twice"));
+    }
+    Ok(entries)
+}
+
+fn metadata(fields: &mut Fields, max_pairs: usize) -> ApiResult<Option<Value>> {
+    let path = "metadata";
+    let object = match fields.take(path) {
+        None => return Ok(None),
+        Some(Json::Object(object)) => object,
+        Some(other) => return Err(wrong_type(path, "an object of strings", &other)),
+    };
+    if object.len() > max_pairs {
+        let message = format!("Invalid 'metadata': more than the maximum {max_pairs} pairs.");
+        return Err(ApiError::param(Code::ObjectTooLarge, path, message));
+    }
+    let mut tags = Map::new();
+    for (key, value) in *object {
+        if key.len() > MAX_METADATA_KEY_BYTES {
+            let message =
+                format!("Invalid 'metadata': a key is longer than the maximum {MAX_METADATA_KEY_BYTES} bytes.");
+            return Err(ApiError::param(Code::StringTooLong, path, message));
+        }
+        let value = string_of(&format!("metadata.{key}"), value, MAX_METADATA_VALUE_BYTES)?;
+        tags.insert(key, Value::String(value));
+    }
+    Ok(Some(Value::Object(tags)))
+}
+
+/// `max_tokens`-like fields: at least 1; values beyond the context are clamped later.
+pub fn max_tokens(fields: &mut Fields, key: &str) -> ApiResult<Option<u32>> {
+    fields.count(key, 1, i32::MAX as u32)
+}

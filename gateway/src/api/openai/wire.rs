@@ -1,0 +1,219 @@
+//! What goes out: the objects of the OpenAI API, field by field.
+
+use serde::Serialize;
+
+/// Token counts of a finished request, and what it cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Input tokens, cached ones included.
+    pub prompt_tokens: u32,
+    /// Output tokens over all choices.
+    pub completion_tokens: u32,
+    /// Both.
+    pub total_tokens: u32,
+    /// Split of the input.
+    pub prompt_tokens_details: PromptDetails,
+    /// Split of the output.
+    pub completion_tokens_details: CompletionDetails,
+    /// Extension: the settled amount in USD, a decimal string.
+    pub cost_usd: String,
+}
+
+/// Split of the input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PromptDetails {
+    /// Tokens whose keys and values were already there.
+    pub cached_tokens: u32,
+    /// Always 0: text models only.
+    pub audio_tokens: u32,
+}
+
+/// Split of the output; these models neither reason nor speak.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CompletionDetails {
+    /// Always 0.
+    pub reasoning_tokens: u32,
+    /// Always 0.
+    pub audio_tokens: u32,
+    /// Always 0.
+    pub accepted_prediction_tokens: u32,
+    /// Always 0.
+    pub rejected_prediction_tokens: u32,
+}
+
+/// The fields that every chunk and every answer share.
+#[derive(Clone, Debug, Serialize)]
+pub struct Head {
+    /// `chatcmpl-...` or `cmpl-...`.
+    pub id: String,
+    /// The object's name.
+    pub object: &'static str,
+    /// Unix seconds.
+    pub created: u64,
+    /// The model's id.
+    pub model: String,
+    /// Changes when weights or engine change.
+    pub system_fingerprint: String,
+    /// Tier that served the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
+}
+
+/// An answer or a chunk with choices of kind `C`.
+#[derive(Debug, Serialize)]
+pub struct Completion<'a, C> {
+    /// Shared fields.
+    #[serde(flatten)]
+    pub head: &'a Head,
+    /// Choices; empty in the usage chunk.
+    pub choices: Vec<C>,
+    /// Absent, `null` (chunks before the usage chunk) or the counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+    /// The caller's own tags, given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<&'a serde_json::Value>,
+    /// Padding that hides the length of the delta.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obfuscation: Option<&'static str>,
+}
+
+impl<'a, C> Completion<'a, C> {
+    /// Only head and choices.
+    pub fn new(head: &'a Head, choices: Vec<C>) -> Self {
+        Self { head, choices, usage: None, metadata: None, obfuscation: None }
+    }
+}
+
+/// A choice of `chat.completion`.
+#[derive(Debug, Serialize)]
+pub struct ChatChoice {
+    /// Position.
+    pub index: usize,
+    /// The answer.
+    pub message: ChatMessage,
+    /// Log probabilities when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ended.
+    pub finish_reason: &'static str,
+}
+
+/// The assistant's message.
+#[derive(Debug, Serialize)]
+pub struct ChatMessage {
+    /// `assistant`.
+    pub role: &'static str,
+    /// The text.
+    pub content: String,
+    /// Always `null`.
+    pub refusal: Option<String>,
+    /// Always empty.
+    pub annotations: [(); 0],
+}
+
+/// A choice of `chat.completion.chunk`.
+#[derive(Debug, Serialize)]
+pub struct ChatChunkChoice<'a> {
+    /// Position.
+    pub index: usize,
+    /// What is new.
+    pub delta: ChatDelta<'a>,
+    /// Log probabilities when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Set in the choice's last chunk.
+    pub finish_reason: Option<&'static str>,
+}
+
+/// What a chunk adds to the message.
+#[derive(Debug, Default, Serialize)]
+pub struct ChatDelta<'a> {
+    /// In the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// New text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<&'a str>,
+    /// `null` in the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Option<()>>,
+}
+
+/// Log probabilities in chat form.
+#[derive(Debug, Default, Serialize)]
+pub struct ChatLogprobs {
+    /// One entry a token.
+    pub content: Vec<ChatTokenLogprob>,
+    /// Always `null`.
+    pub refusal: Option<()>,
+}
+
+/// A sampled token and its rivals.
+#[derive(Debug, Serialize)]
+pub struct ChatTokenLogprob {
+    /// The token itself.
+    #[serde(flatten)]
+    pub token: ChatAlternative,
+    /// Most likely tokens, best first.
+    pub top_logprobs: Vec<ChatAlternative>,
+}
+
+/// A token with its probability.
+#[derive(Debug, Serialize)]
+pub struct ChatAlternative {
+    /// Text; what is not UTF-8 by itself shows as replacement characters.
+    pub token: String,
+    /// Natural logarithm of the probability.
+    pub logprob: f32,
+    /// Exact bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A choice of `text_completion`, whole or chunk.
+#[derive(Debug, Serialize)]
+pub struct TextChoice<'a> {
+    /// Text or new text.
+    pub text: &'a str,
+    /// Position.
+    pub index: usize,
+    /// Log probabilities when asked for.
+    pub logprobs: Option<TextLogprobs>,
+    /// Why it ended.
+    pub finish_reason: Option<&'static str>,
+}
+
+/// Log probabilities in the older form: parallel lists.
+#[derive(Debug, Default, Serialize)]
+pub struct TextLogprobs {
+    /// Tokens as text.
+    pub tokens: Vec<String>,
+    /// Their log probabilities.
+    pub token_logprobs: Vec<f32>,
+    /// Most likely tokens at each place.
+    pub top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// Where each token starts, in characters of the text.
+    pub text_offset: Vec<usize>,
+}
+
+/// A model.
+#[derive(Debug, Serialize)]
+pub struct Model {
+    /// Name to use in requests.
+    pub id: String,
+    /// `model`.
+    pub object: &'static str,
+    /// Unix seconds of the load.
+    pub created: u64,
+    /// Who made it.
+    pub owned_by: String,
+    /// Extension: most tokens of prompt and answer together.
+    pub context_length: usize,
+}
+
+/// The list of models.
+#[derive(Debug, Serialize)]
+pub struct ModelList {
+    /// `list`.
+    pub object: &'static str,
+    /// Models.
+    pub data: Vec<Model>,
+}

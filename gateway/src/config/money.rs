@@ -1,0 +1,217 @@
+//! Prices and budgets as written in the file.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{ConfigError, invalid};
+use crate::civil;
+use crate::money::{Picos, PriceVersion, RateCard};
+
+/// The model that comes with Spillway; it has a default price.
+pub(super) const DEMO_MODEL: &str = "smollm2-135m-instruct";
+/// The tier that every served model needs a price for.
+const DEFAULT_TIER: &str = "default";
+
+/// Prices and budgets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Money {
+    /// Always `USD`.
+    pub currency: String,
+    /// `[[money.price]]`: unset, the demo model has one.
+    pub price: Vec<PriceRule>,
+    /// `[[money.budget]]`: limits on what may ever be spent.
+    pub budget: Vec<BudgetRule>,
+}
+
+/// One version of a model's prices, in USD per 1M tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceRule {
+    /// Model id.
+    pub model: String,
+    /// Service tier.
+    #[serde(default = "default_tier")]
+    pub tier: String,
+    /// Per 1M uncached prompt tokens.
+    pub uncached_input: Decimal,
+    /// Per 1M cached prompt tokens.
+    pub cached_input: Decimal,
+    /// Per 1M generated tokens.
+    pub output: Decimal,
+    /// First instant at which it applies (RFC 3339 or a date); unset: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_from: Option<Instant>,
+}
+
+/// A limit on what a key, a project or an organisation may ever spend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetRule {
+    /// What it limits.
+    pub scope: BudgetScope,
+    /// Key id; project as `organisation/project`; organisation name.
+    pub name: String,
+    /// The amount.
+    pub usd: Decimal,
+}
+
+/// What a budget limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetScope {
+    /// One API key.
+    Key,
+    /// All keys of a project.
+    Project,
+    /// All projects of an organisation.
+    Organisation,
+}
+
+impl BudgetScope {
+    /// The spelling used in configuration, messages and the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BudgetScope::Key => "key",
+            BudgetScope::Project => "project",
+            BudgetScope::Organisation => "organisation",
+        }
+    }
+}
+
+impl fmt::Display for BudgetScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A decimal amount, kept as text so that no float can round it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decimal(pub String);
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Decimal;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a decimal amount as a string, such as \"0.10\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Decimal, E> {
+                Ok(Decimal(text.to_owned()))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Decimal, E> {
+                Err(E::custom(format!("money is exact, a float is not: write {value} as a string: \"{value}\"")))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Decimal, E> {
+                Err(E::custom(format!("write {value} as a string: \"{value}\"")))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// An instant, written as a string or as TOML's own date.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Instant {
+    /// As a string.
+    Text(String),
+    /// As TOML's own.
+    Toml(toml::value::Datetime),
+}
+
+impl Serialize for Instant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text())
+    }
+}
+
+impl Instant {
+    fn text(&self) -> String {
+        match self {
+            Instant::Text(text) => text.clone(),
+            Instant::Toml(datetime) => datetime.to_string(),
+        }
+    }
+}
+
+impl Default for Money {
+    fn default() -> Self {
+        let price = |text: &str| Decimal(text.to_owned());
+        let demo = PriceRule {
+            model: DEMO_MODEL.to_owned(),
+            tier: default_tier(),
+            uncached_input: price("0.10"),
+            cached_input: price("0.05"),
+            output: price("0.40"),
+            effective_from: None,
+        };
+        Self { currency: "USD".to_owned(), price: vec![demo], budget: Vec::new() }
+    }
+}
+
+impl Money {
+    pub(super) fn validate(&self, model: &str) -> Result<(), ConfigError> {
+        if self.currency != "USD" {
+            return Err(invalid("money.currency", &self.currency, "only \"USD\" is supported"));
+        }
+        let card = self.rate_card()?;
+        if !card.versions().iter().any(|v| v.model == model && v.tier == DEFAULT_TIER) {
+            let message = "has no [[money.price]] with tier \"default\": nothing is served without a price";
+            return Err(invalid("model.id", &model, message));
+        }
+        self.budget.iter().enumerate().try_for_each(|(at, budget)| budget.validate(at))
+    }
+
+    pub(super) fn rate_card(&self) -> Result<RateCard, ConfigError> {
+        let versions = self.price.iter().enumerate().map(|(at, rule)| rule.version(at));
+        RateCard::new(versions.collect::<Result<_, _>>()?)
+            .map_err(|source| ConfigError::Money { key: "money.price".to_owned(), source })
+    }
+}
+
+impl PriceRule {
+    fn version(&self, at: usize) -> Result<PriceVersion, ConfigError> {
+        let price = |name: &str, value: &Decimal| {
+            Picos::parse_per_million(&value.0)
+                .map_err(|source| ConfigError::Money { key: format!("money.price[{at}].{name}"), source })
+        };
+        let from = self.effective_from.as_ref().map_or(Ok(0), |instant| {
+            let text = instant.text();
+            civil::parse_ms(&text)
+                .map_err(|error| invalid(&format!("money.price[{at}].effective_from"), &text, &error.to_string()))
+        })?;
+        let (uncached, cached) =
+            (price("uncached_input", &self.uncached_input)?, price("cached_input", &self.cached_input)?);
+        Ok(PriceVersion::new(&self.model, &self.tier, from, uncached, cached, price("output", &self.output)?))
+    }
+}
+
+impl BudgetRule {
+    /// The amount; exact, because [`super::Config::load`] refused any other.
+    pub fn picos(&self) -> Option<Picos> {
+        Picos::parse_usd(&self.usd.0).ok().filter(|picos| picos.0 >= 0)
+    }
+
+    fn validate(&self, at: usize) -> Result<(), ConfigError> {
+        let key = |name: &str| format!("money.budget[{at}].{name}");
+        let slashes = self.name.matches('/').count();
+        if self.name.is_empty() || (slashes == 1) != (self.scope == BudgetScope::Project) || slashes > 1 {
+            let message = "must be a key id, an organisation, or a project as \"organisation/project\"";
+            return Err(invalid(&key("name"), &self.name, message));
+        }
+        let amount = Picos::parse_usd(&self.usd.0)
+            .map_err(|source| ConfigError::Money { key: key("usd"), source })?;
+        if amount.0 < 0 {
+            return Err(invalid(&key("usd"), &self.usd.0, "must not be negative"));
+        }
+        Ok(())
+    }
+}
+
+fn default_tier() -> String {
+    DEFAULT_TIER.to_owned()
+}

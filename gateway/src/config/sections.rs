@@ -1,0 +1,226 @@
+//! The sections with every default, unit, bound and reason.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+
+/// One bounded number of the configuration, for documentation and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// `section.key`.
+    pub key: &'static str,
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// Value when unset.
+    pub default: u64,
+    /// Smallest value allowed.
+    pub min: u64,
+    /// Largest value allowed.
+    pub max: u64,
+}
+
+/// Declares a section: bounded numbers as `name: type = default, min..=max, unit`, other keys as `name: type = default`.
+macro_rules! section {
+    (
+        $(#[$meta:meta])* $name:ident, $section:literal,
+        numbers { $($(#[$nmeta:meta])* $number:ident: $nty:ty = $ndefault:expr, $min:expr, $max:expr, $unit:literal;)* }
+        others { $($(#[$ometa:meta])* $other:ident: $oty:ty = $odefault:expr;)* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$nmeta])* pub $number: $nty,)*
+            $($(#[$ometa])* pub $other: $oty,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($number: $ndefault,)* $($other: $odefault,)* }
+            }
+        }
+
+        impl $name {
+            /// The section's bounded numbers.
+            pub const BOUNDS: &'static [Bound] = &[$(Bound {
+                key: concat!($section, ".", stringify!($number)),
+                unit: $unit,
+                default: $ndefault,
+                min: $min,
+                max: $max,
+            },)*];
+
+            /// Refuses the first number outside its bounds.
+            pub(super) fn check_bounds(&self) -> Result<(), ConfigError> {
+                let values = [$(u64::try_from(self.$number).unwrap_or(u64::MAX),)*];
+                for (bound, value) in Self::BOUNDS.iter().zip(values) {
+                    if !(bound.min..=bound.max).contains(&value) {
+                        return Err(ConfigError::OutOfBounds {
+                            key: bound.key.to_owned(), value, unit: bound.unit, min: bound.min, max: bound.max,
+                        });
+                    }
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+section! {
+    /// Listeners, deadlines and sizes of the HTTP server.
+    Server, "server",
+    numbers {
+        /// From the first byte of a connection or request to the end of its header; slow senders hold a socket for nothing.
+        header_deadline_s: u64 = 10, 1, 300, "s";
+        /// From the end of the header to the end of the body.
+        body_deadline_s: u64 = 30, 1, 3600, "s";
+        /// How long one write may wait for a client that does not read.
+        write_deadline_s: u64 = 60, 1, 3600, "s";
+        /// How long a kept-alive connection may idle between requests; above the 60 s of common load balancers.
+        idle_deadline_s: u64 = 75, 1, 3600, "s";
+        /// Request line and header together; hyper's own floor is 8 KiB.
+        max_header_bytes: usize = 32_768, 8192, 1_048_576, "bytes";
+        /// Header lines of a request.
+        max_headers: usize = 64, 8, 1024, "lines";
+        /// Body of a request: a long chat fits many times over.
+        max_body_bytes: usize = 4_194_304, 1024, 268_435_456, "bytes";
+        /// Open connections; a further one waits in the listen queue.
+        max_connections: usize = 4096, 1, 1_000_000, "connections";
+        /// How long live streams may go on after a request to stop.
+        drain_seconds: u64 = 30, 0, 3600, "s";
+        /// Silence after which a stream gets a comment line, below the 30 s at which proxies give up.
+        heartbeat_seconds: u64 = 10, 1, 300, "s";
+        /// Whole life of one request, queue included.
+        request_deadline_s: u64 = 600, 1, 86_400, "s";
+    }
+    others {
+        /// Where customers connect.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080));
+        /// Health, metrics and administration; keep it private.
+        admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8081));
+    }
+}
+
+section! {
+    /// Default limits of keys and projects, and bounds of a request's fields.
+    Limits, "limits",
+    numbers {
+        /// Requests a key may make; also the burst.
+        key_requests_per_minute: u32 = 600, 0, 10_000_000, "requests/min";
+        /// Tokens a key may use; also the burst.
+        key_tokens_per_minute: u32 = 1_000_000, 0, 4_000_000_000, "tokens/min";
+        /// Requests of a key in flight.
+        key_concurrency: u32 = 64, 0, 1_000_000, "requests";
+        /// Requests all keys of a project may make together.
+        project_requests_per_minute: u32 = 3000, 0, 10_000_000, "requests/min";
+        /// Tokens all keys of a project may use together.
+        project_tokens_per_minute: u32 = 5_000_000, 0, 4_000_000_000, "tokens/min";
+        /// Requests of a project in flight.
+        project_concurrency: u32 = 256, 0, 1_000_000, "requests";
+        /// Output tokens reserved and held at first; extended while decoding, so an unset `max_tokens` never
+        /// reserves the model's maximum.
+        output_allowance_tokens: u32 = 256, 1, 1_000_000, "tokens";
+        /// Choices of one request; each is a sequence of its own.
+        max_n: u32 = 8, 1, 128, "choices";
+        /// Messages of a chat.
+        max_messages: usize = 2048, 1, 100_000, "messages";
+        /// Prompts of one completions request.
+        max_prompts: usize = 16, 1, 1024, "prompts";
+        /// Stop strings, as the public API allows.
+        max_stop: usize = 4, 1, 64, "strings";
+        /// Each stop string; the matcher holds back this much text.
+        max_stop_bytes: usize = 512, 1, 65_536, "bytes";
+        /// Entries of `logit_bias`.
+        max_logit_bias: usize = 300, 0, 100_000, "entries";
+        /// Alternatives of `top_logprobs`, as the public API allows.
+        max_top_logprobs: u8 = 20, 0, 20, "tokens";
+        /// Nesting of a request body.
+        json_depth: usize = 64, 4, 127, "levels";
+        /// Length of `user`, `safety_identifier` and the like.
+        user_bytes: usize = 512, 1, 65_536, "bytes";
+        /// Pairs of `metadata`.
+        max_metadata: usize = 16, 0, 1024, "pairs";
+    }
+    others {}
+}
+
+section! {
+    /// The batching engine.
+    EngineSection, "engine",
+    numbers {
+        /// Sequences in one batch.
+        max_num_seqs: usize = 64, 1, 4096, "sequences";
+        /// Tokens of one step, prefill and decode together.
+        max_batched_tokens: usize = 512, 1, 65_536, "tokens";
+        /// Prompt tokens of one step while others decode; small keeps their tokens coming.
+        prefill_chunk: usize = 64, 1, 65_536, "tokens";
+        /// Tokens of one cache block.
+        block_size: usize = 16, 8, 256, "tokens";
+        /// Memory of the key-value cache, touched only as used.
+        kv_cache_mib: usize = 384, 1, 1_048_576, "MiB";
+        /// Requests waiting for a place in the batch.
+        max_waiting: usize = 256, 1, 100_000, "requests";
+        /// How long a request may wait there.
+        queue_wait_s: u64 = 30, 1, 3600, "s";
+        /// Events a stream buffers before its sequence pauses.
+        stream_capacity: usize = 64, 1, 65_536, "events";
+        /// Threads of the arithmetic; 0 takes one per core.
+        threads: usize = 0, 0, 1024, "threads";
+    }
+    others {
+        /// Reuse the cache of equal prompt beginnings within an organisation.
+        prefix_cache: bool = true;
+    }
+}
+
+section! {
+    /// The ledger's writer.
+    LedgerSection, "ledger",
+    numbers {
+        /// Commands waiting for the writer; beyond it callers wait, which is the signal to admit less.
+        queue: usize = 8192, 1, 1_000_000, "commands";
+        /// Commands of one commit.
+        max_batch: usize = 512, 1, 65_536, "commands";
+    }
+    others {}
+}
+
+/// The model served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// Name of its card, and of the model in the API.
+    pub id: String,
+    /// A weight file to use in place of the card's.
+    pub path: Option<PathBuf>,
+    /// Where pulled weights are kept; unset: `models` in the data directory.
+    pub dir: Option<PathBuf>,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self { id: super::money::DEMO_MODEL.to_owned(), path: None, dir: None }
+    }
+}
+
+/// Where state lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Directory of accounts, ledger and models; made on first use.
+    pub dir: PathBuf,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self { dir: PathBuf::from(".spillway") }
+    }
+}
+
+/// Every bounded number of the configuration.
+pub fn bounds() -> impl Iterator<Item = &'static Bound> {
+    [Server::BOUNDS, Limits::BOUNDS, EngineSection::BOUNDS, LedgerSection::BOUNDS].into_iter().flatten()
+}

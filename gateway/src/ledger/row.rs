@@ -1,0 +1,156 @@
+//! One row of the ledger, its double entry and its hash.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::types::{EndReason, LedgerError, Settled};
+use crate::money::{Cost, MoneyError, Picos, PriceVersion, Tokens};
+
+/// SHA-256 over a row and the hash before it.
+pub(super) type Hash = [u8; 32];
+
+/// What the first row is chained to.
+pub(super) const GENESIS: Hash = [0; 32];
+
+/// What a row records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Hold,
+    Extend,
+    Settle,
+    Void,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Kind::Hold => "hold",
+            Kind::Extend => "extend",
+            Kind::Settle => "settle",
+            Kind::Void => "void",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let found = [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void].into_iter().find(|k| k.as_str() == text);
+        found.ok_or_else(|| LedgerError::Corrupt(format!("unknown kind {text:?}")))
+    }
+}
+
+/// What stays the same in all rows of a request. Model and tier are the price's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) org_id: String,
+    pub(super) project_id: String,
+    pub(super) key_id: String,
+    pub(super) endpoint: String,
+    pub(super) price: PriceVersion,
+    pub(super) prompt_tokens: u32,
+    pub(super) admitted_ms: u64,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) seq: i64,
+    pub(super) kind: Kind,
+    pub(super) request_id: String,
+    pub(super) at_ms: u64,
+    pub(super) facts: Arc<Facts>,
+    /// Newly held, by a hold or extension.
+    pub(super) held: Picos,
+    /// No longer held, by a settle or void: all that was.
+    pub(super) released: Picos,
+    pub(super) tokens: Tokens,
+    pub(super) cost: Cost,
+    /// Of a settle.
+    pub(super) end: Option<EndReason>,
+    pub(super) first_token_ms: Option<u64>,
+    pub(super) hash: Hash,
+}
+
+/// One side of a row's double entry; the amounts of a row add up to zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) account: String,
+    pub(super) amount: Picos,
+}
+
+impl Transfer {
+    /// The double entry that this row means: holds move money from the customer to the key's hold account, a settle
+    /// moves its cost on to revenue and the rest back.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>, MoneyError> {
+        let facts = &self.facts;
+        let (held, released) = (i128::from(self.held.0), i128::from(self.released.0));
+        let revenue = |class: &str| format!("revenue:{}:{class}", facts.price.model);
+        [
+            (format!("customer:{}", facts.org_id), released - held - i128::from(self.cost.total.0)),
+            (format!("hold:key:{}", facts.key_id), held - released),
+            (revenue("uncached_input"), self.cost.uncached_input.0.into()),
+            (revenue("cached_input"), self.cost.cached_input.0.into()),
+            (revenue("output"), self.cost.output.0.into()),
+        ]
+        .into_iter()
+        .filter(|(_, amount)| *amount != 0)
+        .map(|(account, amount)| {
+            let amount = i64::try_from(amount).map_err(|_| MoneyError::OutOfRange)?;
+            Ok(Entry { account, amount: Picos(amount) })
+        })
+        .collect()
+    }
+
+    pub(super) fn settled(&self) -> Option<Settled> {
+        Some(Settled { seq: self.seq, cost: self.cost.total, tokens: self.tokens, end: self.end? })
+    }
+
+    /// Hash over every field in fixed order and form, and the hash before. Must never change for rows that exist.
+    pub(super) fn chained(&self, previous: &Hash) -> Hash {
+        let facts = &self.facts;
+        let mut hasher = Sha256::new();
+        hasher.update(b"spillway-ledger-1\0");
+        hasher.update(previous);
+        let mut number = |value: i64| hasher.update(value.to_le_bytes());
+        number(self.seq);
+        for unsigned in [self.at_ms, facts.admitted_ms, facts.price.effective_from_ms] {
+            number(unsigned.cast_signed());
+        }
+        // 0 is no instant; a first token at 0 cannot be.
+        number(self.first_token_ms.unwrap_or(0).cast_signed());
+        for count in
+            [facts.prompt_tokens, self.tokens.uncached_input, self.tokens.cached_input, self.tokens.output]
+        {
+            number(count.into());
+        }
+        let price = &facts.price;
+        for amount in [price.uncached_input, price.cached_input, price.output, self.held, self.released] {
+            number(amount.0);
+        }
+        for amount in [self.cost.uncached_input, self.cost.cached_input, self.cost.output, self.cost.total] {
+            number(amount.0);
+        }
+        let end = self.end.map_or("", EndReason::as_str);
+        let texts = [
+            self.kind.as_str(),
+            &self.request_id,
+            &facts.org_id,
+            &facts.project_id,
+            &facts.key_id,
+            &facts.endpoint,
+            &price.id,
+            &price.model,
+            &price.tier,
+            end,
+        ];
+        for text in texts {
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text);
+        }
+        hasher.finalize().into()
+    }
+}

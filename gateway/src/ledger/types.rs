@@ -1,0 +1,224 @@
+//! What callers give and get.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::accounts::Budgets;
+pub use crate::config::BudgetScope;
+use crate::money::{MoneyError, Picos, PriceVersion};
+pub use crate::money::Tokens;
+
+/// Longest request id, in bytes.
+pub(super) const MAX_REQUEST_ID: usize = 128;
+
+/// Money to hold for a request about to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRequest {
+    /// Unique for all time, at most 128 bytes.
+    pub request_id: String,
+    /// API key.
+    pub key_id: String,
+    /// Its project.
+    pub project_id: String,
+    /// Its organisation.
+    pub org_id: String,
+    /// Model id, equal to the price's.
+    pub model: String,
+    /// Service tier, equal to the price's.
+    pub tier: String,
+    /// Route, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// Prices in force at admission; they stay the request's prices.
+    pub price: PriceVersion,
+    /// How much to hold; no settlement may cost more.
+    pub amount: Picos,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Budgets to check, now and at every extension.
+    pub budgets: Budgets,
+    /// Admission, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// The final account of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The request held for.
+    pub request_id: String,
+    /// What is billed.
+    pub tokens: Tokens,
+    /// Why it ended.
+    pub end: EndReason,
+    /// When it ended, Unix milliseconds.
+    pub at_ms: u64,
+    /// Other instants worth keeping.
+    pub timings: Timings,
+}
+
+/// Instants of a request beside admission (known from the hold) and end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// First token sent, Unix milliseconds.
+    pub first_token_ms: Option<u64>,
+}
+
+/// Why a billed request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// In the normal way.
+    Finished,
+    /// The client went away.
+    Disconnected,
+    /// A deadline passed.
+    Timeout,
+    /// Something broke after content was sent.
+    Error,
+    /// A budget was used up.
+    Budget,
+    /// The server stopped.
+    Shutdown,
+    /// The process died; billed at its last checkpoint after the restart.
+    Recovered,
+}
+
+impl EndReason {
+    const ALL: [EndReason; 7] = [
+        EndReason::Finished,
+        EndReason::Disconnected,
+        EndReason::Timeout,
+        EndReason::Error,
+        EndReason::Budget,
+        EndReason::Shutdown,
+        EndReason::Recovered,
+    ];
+
+    /// The spelling in ledger and exports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Finished => "finished",
+            EndReason::Disconnected => "disconnected",
+            EndReason::Timeout => "timeout",
+            EndReason::Error => "error",
+            EndReason::Budget => "budget",
+            EndReason::Shutdown => "shutdown",
+            EndReason::Recovered => "recovered",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EndReason {
+    type Err = LedgerError;
+
+    fn from_str(text: &str) -> Result<Self, LedgerError> {
+        let found = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        found.ok_or_else(|| LedgerError::Corrupt(format!("unknown end reason {text:?}")))
+    }
+}
+
+/// A settled request as it stands in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of its row.
+    pub seq: i64,
+    /// What it cost.
+    pub cost: Picos,
+    /// What was billed.
+    pub tokens: Tokens,
+    /// Why it ended.
+    pub end: EndReason,
+}
+
+/// Why money cannot be held.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum HoldError {
+    /// A budget has too little left; `limit - spent - held` is what would still fit.
+    #[error("{scope} budget of {limit} USD: {spent} spent, {held} held, {requested} requested")]
+    Budget {
+        /// Whose budget.
+        scope: BudgetScope,
+        /// Its size.
+        limit: Picos,
+        /// Settled so far.
+        spent: Picos,
+        /// Held by requests in flight.
+        held: Picos,
+        /// What this request asked for.
+        requested: Picos,
+    },
+    /// The request id was used before.
+    #[error("request {0:?} already has a hold")]
+    Duplicate(String),
+    /// Nothing is held under this id (any more).
+    #[error("request {0:?} has no open hold")]
+    UnknownRequest(String),
+    /// A caller's mistake: negative amount, an id too long, a price for another model.
+    #[error("hold refused: {0}")]
+    Invalid(String),
+    /// The ledger cannot be written; nothing may be served.
+    #[error("ledger unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Why the ledger cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The ledger cannot be written; nothing may be served.
+    #[error("ledger unavailable: {0}")]
+    Unavailable(String),
+    /// Another process writes this ledger.
+    #[error("{0} is locked: another server is using this data directory")]
+    Locked(String),
+    /// There is no ledger to read.
+    #[error("no ledger at {0}")]
+    Missing(String),
+    /// A file cannot be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The database failed.
+    #[error("ledger database: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// Made by another version.
+    #[error("ledger has schema version {found}, this program knows {known}")]
+    Schema {
+        /// Version in the file.
+        found: i64,
+        /// Version of this program.
+        known: i64,
+    },
+    /// The content contradicts itself.
+    #[error("ledger is damaged: {0}")]
+    Corrupt(String),
+    /// Nothing was ever held under this id.
+    #[error("request {0:?} has no hold")]
+    UnknownRequest(String),
+    /// The request was voided; it cannot be billed.
+    #[error("request {0:?} was voided")]
+    Voided(String),
+    /// The request was billed; it cannot be voided.
+    #[error("request {0:?} was settled")]
+    AlreadySettled(String),
+    /// More is to be billed than is held: extend the hold first.
+    #[error("request {request_id:?} costs {cost} USD, held are {held}")]
+    SettleExceedsHold {
+        /// The request.
+        request_id: String,
+        /// Price × tokens.
+        cost: Picos,
+        /// What is held.
+        held: Picos,
+    },
+    /// Price × tokens does not fit.
+    #[error(transparent)]
+    Money(#[from] MoneyError),
+}

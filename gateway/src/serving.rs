@@ -1,0 +1,113 @@
+//! Carries one request through the engine and the ledger.
+//!
+//! [`Serving::admit`] takes limits, money and a place in the engine; the [`InFlight`] guard it returns owns them and ends
+//! them exactly once, however the request ends.
+
+mod admission;
+mod checkpoint;
+mod delivery;
+mod inflight;
+mod lifecycle;
+mod meter;
+mod streams;
+mod tokenise;
+
+pub use admission::{AdmitError, Job};
+pub use delivery::{Delivery, WireState};
+pub use inflight::{Cause, InFlight, Receipt, Step};
+pub use lifecycle::{Lifecycle, Phase};
+pub use tokenise::PromptInput;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::limits::Limiter;
+use crate::metrics::Metrics;
+use crate::money::RateCard;
+
+/// Time limits and allowances of admitted requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Output tokens per choice that are reserved and held at first, and each time the hold is extended.
+    pub output_allowance: u32,
+    /// How long a request may wait for the engine to begin.
+    pub queue_wait: Duration,
+    /// Whole life of a request.
+    pub request_deadline: Duration,
+    /// Silence after which a stream gets a sign of life.
+    pub heartbeat: Duration,
+}
+
+impl Options {
+    /// The configured values.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            output_allowance: config.limits.output_allowance_tokens,
+            queue_wait: Duration::from_secs(config.engine.queue_wait_s),
+            request_deadline: Duration::from_secs(config.server.request_deadline_s),
+            heartbeat: Duration::from_secs(config.server.heartbeat_seconds),
+        }
+    }
+}
+
+/// What every request shares.
+pub struct Serving {
+    /// Where money is recorded.
+    pub ledger: Ledger,
+    /// Requests, tokens and concurrency.
+    pub limiter: Limiter,
+    /// Prices.
+    pub rates: RateCard,
+    /// Time limits and allowances.
+    pub options: Options,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether the server is going down.
+    pub lifecycle: Lifecycle,
+    /// Recent duration of admitted requests, for honest `retry-after`.
+    typical_ms: AtomicU64,
+    started: Instant,
+}
+
+impl Serving {
+    /// Nothing in flight yet.
+    pub fn new(ledger: Ledger, rates: RateCard, config: &Config, lifecycle: Lifecycle) -> Self {
+        Self {
+            ledger,
+            limiter: Limiter::new(&config.limits),
+            rates,
+            options: Options::of(config),
+            metrics: Arc::default(),
+            lifecycle,
+            typical_ms: AtomicU64::new(1_000),
+            started: Instant::now(),
+        }
+    }
+
+    /// Milliseconds since the start, for limits: never runs backwards.
+    pub fn monotonic_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Milliseconds of a running average, new values weighing an eighth.
+    fn note_duration(&self, duration: Duration) {
+        let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(600_000);
+        let old = self.typical_ms.load(Ordering::Relaxed);
+        self.typical_ms.store((old * 7 + ms) / 8, Ordering::Relaxed);
+    }
+
+    /// When one of `waiting` requests over `running` ones can hope for a place. Below the 120 s above which SDKs give up.
+    fn retry_after_ms(&self, waiting: usize, running: usize) -> u64 {
+        let turns = (waiting as u64 + 1).div_ceil(running.max(1) as u64);
+        (self.typical_ms.load(Ordering::Relaxed) * turns).clamp(500, 60_000)
+    }
+}
+
+/// Wall clock, Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,242 @@
+//! Limits, tokens, money, a place in the engine: all or nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tier};
+
+use super::inflight::Opening;
+use super::streams::Streams;
+use super::{InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
+use crate::accounts::Identity;
+use crate::ledger::{HoldError, HoldRequest, LedgerError};
+use crate::limits::LimitError;
+use crate::money::{MoneyError, Picos, PriceVersion};
+
+/// The only tier sold so far.
+const TIER: &str = "default";
+
+/// A checked request.
+pub struct Job {
+    /// Own id, also the ledger's key.
+    pub request_id: String,
+    /// Route, for the ledger and metrics.
+    pub endpoint: &'static str,
+    /// Who pays.
+    pub identity: Arc<Identity>,
+    /// Prompts, at least one.
+    pub prompts: Vec<PromptInput>,
+    /// Choices per prompt.
+    pub n: u32,
+    /// Wanted output limit per choice; absent: the rest of the context.
+    pub max_tokens: Option<u32>,
+    /// Sampling; the seed belongs to the first choice.
+    pub sampling: SamplingParams,
+    /// Stop conditions; `max_tokens` is filled in here.
+    pub stop: Stop,
+    /// The connection, when the answer is a stream.
+    pub wire: Option<Arc<WireState>>,
+    /// Whether tokens are delivered as they come.
+    pub stream: bool,
+    /// When the request arrived.
+    pub arrived: Instant,
+}
+
+/// Why a request was not admitted, or failed before its first token. It costs nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// A limit of the key or project.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The prompt does not fit.
+    #[error("the prompt has {prompt} tokens, the model takes less than {context}")]
+    ContextLength {
+        /// Tokens, or a lower bound for them.
+        prompt: usize,
+        /// The model's context.
+        context: usize,
+        /// Whether `prompt` was counted.
+        exact: bool,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A token id beyond the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocab} tokens")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// The model's template refuses the messages.
+    #[error("{0}")]
+    Conversation(String),
+    /// No price for the model: it cannot be sold.
+    #[error("no price is in force for model {0}")]
+    NoPrice(String),
+    /// More money than the counters hold.
+    #[error(transparent)]
+    Money(#[from] MoneyError),
+    /// A budget, or the ledger itself.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// The ledger failed after the hold.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The engine refuses.
+    #[error("{source}")]
+    Submit {
+        /// The engine's reason.
+        source: SubmitError,
+        /// When a place may be free.
+        retry_after_ms: u64,
+    },
+    /// Waited too long for the engine.
+    #[error("no place became free within {waited_s} s")]
+    QueueTimeout {
+        /// Seconds waited.
+        waited_s: u64,
+        /// When a place may be free.
+        retry_after_ms: u64,
+    },
+    /// The server is going down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// A fault of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Serving {
+    /// Admits `job`: when this returns, the engine has begun and the money is held, durably.
+    pub async fn admit(self: &Arc<Self>, engine: &Engine, mut job: Job) -> Result<InFlight, AdmitError> {
+        if self.lifecycle.phase() != Phase::Serving {
+            return Err(AdmitError::Draining);
+        }
+        self.check_exhausted(&job.identity)?;
+        let mut prompts = Vec::with_capacity(job.prompts.len());
+        for prompt in std::mem::take(&mut job.prompts) {
+            prompts.push(prompt.tokenise(engine).await?);
+        }
+        let plan = Plan::new(&prompts, &job, engine.context_len(), self.options.output_allowance);
+        let price = self
+            .rates
+            .at(&engine.card().id, TIER, unix_ms())
+            .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?
+            .clone();
+        let amount = plan.amount(&price)?;
+        let tokens = plan.prompt_total().saturating_add(plan.covered);
+        let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
+        let streams = self.submit(engine, prompts, &job, &plan)?;
+        let hold = hold_request(&job, engine, &plan, &price, amount);
+        let mut flight = InFlight::new(Opening { serving: Arc::clone(self), job, plan, price, reservation, streams });
+        flight.open(hold, || self.queue_timeout(engine)).await?;
+        Ok(flight)
+    }
+
+    /// Refuses before any work when nothing at all is left of a limit.
+    fn check_exhausted(&self, identity: &Identity) -> Result<(), AdmitError> {
+        let now = self.monotonic_ms();
+        let left = self.limiter.headers(identity, now);
+        if left.remaining_requests == 0 || left.remaining_tokens == 0 {
+            drop(self.limiter.reserve(identity, 1, now)?);
+        }
+        Ok(())
+    }
+
+    fn submit(
+        &self,
+        engine: &Engine,
+        prompts: Vec<Vec<u32>>,
+        job: &Job,
+        plan: &Plan,
+    ) -> Result<Streams, AdmitError> {
+        let mut streams = Streams::default();
+        for (prompt, &max_tokens) in prompts.into_iter().zip(&plan.max_tokens) {
+            for _ in 0..job.n {
+                let mut sampling = job.sampling.clone();
+                // Each choice has a seed of its own, all of them derived from the first.
+                sampling.seed = sampling.seed.wrapping_add(streams.len() as u64);
+                let request = Request {
+                    prompt: prompt.clone(),
+                    sampling,
+                    stop: Stop { max_tokens, ..job.stop.clone() },
+                    salt: job.identity.org_id.clone(),
+                    tier: Tier::Default,
+                };
+                let stream = engine.submit(request).map_err(|source| {
+                    let stats = engine.stats();
+                    let retry_after_ms = self.retry_after_ms(stats.waiting, stats.running);
+                    AdmitError::Submit { source, retry_after_ms }
+                })?;
+                streams.push(stream);
+            }
+        }
+        Ok(streams)
+    }
+
+    fn queue_timeout(&self, engine: &Engine) -> AdmitError {
+        let stats = engine.stats();
+        let waited: Duration = self.options.queue_wait;
+        let retry_after_ms = self.retry_after_ms(stats.waiting, stats.running);
+        AdmitError::QueueTimeout { waited_s: waited.as_secs(), retry_after_ms }
+    }
+}
+
+/// Sizes of a request, known before it runs.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Length of each prompt.
+    pub(super) prompt_tokens: Vec<u32>,
+    /// Output limit of each prompt's choices.
+    pub(super) max_tokens: Vec<u32>,
+    /// Choices per prompt.
+    pub(super) n: u32,
+    /// Output tokens of all choices that the first hold pays for.
+    pub(super) covered: u32,
+}
+
+impl Plan {
+    fn new(prompts: &[Vec<u32>], job: &Job, context: usize, allowance: u32) -> Self {
+        let length = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let prompt_tokens: Vec<u32> = prompts.iter().map(|prompt| length(prompt.len())).collect();
+        let room = |prompt: &u32| length(context).saturating_sub(*prompt);
+        let limit = |prompt: &u32| job.max_tokens.unwrap_or(u32::MAX).min(room(prompt)).max(1);
+        let max_tokens: Vec<u32> = prompt_tokens.iter().map(limit).collect();
+        let covered = max_tokens.iter().map(|max| max.min(&allowance).saturating_mul(job.n)).sum();
+        Self { prompt_tokens, max_tokens, n: job.n, covered }
+    }
+
+    pub(super) fn prompt_total(&self) -> u32 {
+        self.prompt_tokens.iter().sum()
+    }
+
+    /// Most output tokens of all choices.
+    pub(super) fn output_limit(&self) -> u32 {
+        self.max_tokens.iter().map(|max| max.saturating_mul(self.n)).fold(0, u32::saturating_add)
+    }
+
+    /// The prompts at the dearer input price, once each, and the covered output.
+    fn amount(&self, price: &PriceVersion) -> Result<Picos, MoneyError> {
+        let input = price.uncached_input.max(price.cached_input).times(self.prompt_total())?;
+        input.checked_add(price.output.times(self.covered)?).ok_or(MoneyError::OutOfRange)
+    }
+}
+
+fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, amount: Picos) -> HoldRequest {
+    HoldRequest {
+        request_id: job.request_id.clone(),
+        key_id: job.identity.key_id.clone(),
+        project_id: job.identity.project_id.clone(),
+        org_id: job.identity.org_id.clone(),
+        model: engine.card().id.clone(),
+        tier: TIER.to_owned(),
+        price: price.clone(),
+        amount,
+        prompt_tokens: plan.prompt_total(),
+        budgets: job.identity.budgets,
+        at_ms: unix_ms(),
+        endpoint: job.endpoint.to_owned(),
+    }
+}

@@ -1,0 +1,399 @@
+//! The guard of one admitted request.
+//!
+//! It owns the limit reservation, the money hold and the engine streams, and lives inside the response body (or the future
+//! of a unary answer). Whatever ends that - the last token, an error, a client that is gone, a deadline, a panic - ends the
+//! guard, and the guard ends the three exactly once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::{Delta, Event, Finish, FinishReason};
+use futures::FutureExt;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::admission::{AdmitError, Job, Plan};
+use super::checkpoint::Checkpoints;
+use super::delivery::Delivery;
+use super::meter::Meter;
+use super::streams::Streams;
+use super::{Phase, Serving, unix_ms};
+use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement};
+use crate::limits::Reservation;
+use crate::money::{Picos, PriceVersion, Tokens};
+
+/// What a request that goes on has to tell.
+#[derive(Debug)]
+pub enum Step {
+    /// More text of a choice.
+    Delta(usize, Delta),
+    /// A choice is complete.
+    Finished(usize, Finish),
+    /// Nothing happened for a while.
+    Idle,
+    /// All choices are complete.
+    Done,
+    /// It cannot go on.
+    Cut(Cause),
+}
+
+/// Why a request ends before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its deadline passed.
+    Deadline,
+    /// The server goes down.
+    Shutdown,
+    /// A budget is used up.
+    Budget(HoldError),
+    /// Deliveries cannot be recorded.
+    Ledger(String),
+    /// The engine failed.
+    Engine(String),
+}
+
+impl Cause {
+    fn end(&self) -> EndReason {
+        match self {
+            Cause::Deadline => EndReason::Timeout,
+            Cause::Shutdown => EndReason::Shutdown,
+            Cause::Budget(_) => EndReason::Budget,
+            Cause::Ledger(_) | Cause::Engine(_) => EndReason::Error,
+        }
+    }
+}
+
+impl From<HoldError> for Cause {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Budget { .. } => Cause::Budget(error),
+            other => Cause::Ledger(other.to_string()),
+        }
+    }
+}
+
+/// What a settled request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Billed tokens.
+    pub tokens: Tokens,
+    /// Their price.
+    pub cost: Picos,
+}
+
+/// Everything a guard begins with.
+pub(super) struct Opening {
+    pub(super) serving: Arc<Serving>,
+    pub(super) job: Job,
+    pub(super) plan: Plan,
+    pub(super) price: PriceVersion,
+    pub(super) reservation: Reservation,
+    pub(super) streams: Streams,
+}
+
+/// See the module.
+pub struct InFlight {
+    serving: Arc<Serving>,
+    job: Job,
+    price: PriceVersion,
+    plan: Plan,
+    /// Output tokens that the hold pays for.
+    covered: u32,
+    meter: Meter,
+    delivery: Arc<Delivery>,
+    checkpoints: Checkpoints,
+    reservation: Option<Reservation>,
+    streams: Streams,
+    /// An event that was seen while the request was opened.
+    first: Option<(usize, Option<Event>)>,
+    /// Whether the ledger may know of the request.
+    held: bool,
+    ended: bool,
+    last_delta: Option<Instant>,
+}
+
+impl InFlight {
+    pub(super) fn new(opening: Opening) -> Self {
+        let Opening { serving, job, plan, price, reservation, streams } = opening;
+        let meter = Meter::new(&plan.prompt_tokens, plan.n as usize);
+        let delivery = Arc::new(Delivery::new(streams.len(), job.wire.clone()));
+        Self {
+            covered: plan.covered,
+            checkpoints: Checkpoints::new(Instant::now()),
+            reservation: Some(reservation),
+            first: None,
+            held: false,
+            ended: false,
+            last_delta: None,
+            serving,
+            job,
+            price,
+            plan,
+            meter,
+            delivery,
+            streams,
+        }
+    }
+
+    /// Returns once the money is held and the engine has begun, which go on side by side.
+    pub(super) async fn open(
+        &mut self,
+        hold: HoldRequest,
+        queue_timeout: impl Fn() -> AdmitError,
+    ) -> Result<(), AdmitError> {
+        self.held = true;
+        let ledger = self.serving.ledger.clone();
+        let held = async { ledger.hold(hold).await.map_err(AdmitError::Hold) };
+        let wait = self.serving.options.queue_wait;
+        let lifecycle = self.serving.lifecycle.clone();
+        let streams = &mut self.streams;
+        let begun = async {
+            tokio::select! {
+                () = lifecycle.reached(Phase::Cut) => Err(AdmitError::Draining),
+                first = timeout(wait, streams.next()) => first.map_err(|_| queue_timeout()),
+            }
+        };
+        let result = futures::future::try_join(held, begun).await;
+        if let Err(AdmitError::Hold(_)) = result {
+            self.held = false;
+        }
+        self.first = Some(result?.1);
+        Ok(())
+    }
+
+    /// Where the body books what it hands over.
+    pub fn delivery(&self) -> &Arc<Delivery> {
+        &self.delivery
+    }
+
+    /// The request's id.
+    pub fn request_id(&self) -> &str {
+        &self.job.request_id
+    }
+
+    /// Choices whose end was not seen yet.
+    pub fn unfinished(&self) -> Vec<usize> {
+        self.streams.unfinished().collect()
+    }
+
+    /// The next thing to tell. After [`Step::Done`] or [`Step::Cut`] call [`settle`](Self::settle) or
+    /// [`cut`](Self::cut).
+    pub async fn next(&mut self) -> Step {
+        loop {
+            let (choice, event) = match self.first.take() {
+                Some(first) => first,
+                None if self.streams.is_done() => return Step::Done,
+                None => match self.wait().await {
+                    Ok(event) => event,
+                    Err(step) => return step,
+                },
+            };
+            if let Some(step) = self.observe(choice, event).await {
+                return step;
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Result<(usize, Option<Event>), Step> {
+        let options = self.serving.options;
+        let deadline = self.job.arrived + options.request_deadline;
+        // A stream that always has something ready must not outrun these two.
+        if self.serving.lifecycle.phase() == Phase::Cut {
+            return Err(Step::Cut(Cause::Shutdown));
+        }
+        if Instant::now() >= deadline {
+            return Err(Step::Cut(Cause::Deadline));
+        }
+        tokio::select! {
+            biased;
+            event = self.streams.next() => Ok(event),
+            () = self.serving.lifecycle.reached(Phase::Cut) => Err(Step::Cut(Cause::Shutdown)),
+            () = sleep_until(deadline.into()) => Err(Step::Cut(Cause::Deadline)),
+            () = sleep(options.heartbeat) => Err(Step::Idle),
+        }
+    }
+
+    async fn observe(&mut self, choice: usize, event: Option<Event>) -> Option<Step> {
+        match event {
+            Some(Event::Started { cached_tokens }) => {
+                self.meter.started(choice, cached_tokens);
+                None
+            }
+            Some(Event::Delta(delta)) => {
+                if let Err(cause) = self.cover(delta.tokens).await {
+                    return Some(Step::Cut(cause));
+                }
+                self.meter.generated(choice, delta.tokens);
+                self.time_delta();
+                Some(Step::Delta(choice, delta))
+            }
+            Some(Event::Finished(finish)) => Some(self.finished(choice, finish)),
+            None => Some(Step::Cut(Cause::Engine("the stream broke off".to_owned()))),
+        }
+    }
+
+    fn finished(&mut self, choice: usize, finish: Finish) -> Step {
+        let counted = self.meter.of(choice);
+        let limit = self.plan.max_tokens[choice / self.plan.n as usize];
+        self.streams.close(choice);
+        match &finish.reason {
+            FinishReason::Error(reason) => Step::Cut(Cause::Engine(reason.clone())),
+            FinishReason::Cancelled => Step::Cut(Cause::Shutdown),
+            // The bill rests on these numbers, so they are not taken on trust.
+            _ if finish.usage.completion_tokens != counted || counted > limit => {
+                let told = finish.usage.completion_tokens;
+                Step::Cut(Cause::Engine(format!("{told} tokens told, {counted} counted, {limit} allowed")))
+            }
+            FinishReason::Stop | FinishReason::Length => Step::Finished(choice, finish),
+        }
+    }
+
+    fn time_delta(&mut self) {
+        let now = Instant::now();
+        match self.last_delta.replace(now) {
+            None => self.serving.metrics.first_token.observe(now - self.job.arrived),
+            Some(last) => self.serving.metrics.next_token.observe(now - last),
+        }
+    }
+
+    /// Makes sure that the hold pays for `tokens` more.
+    async fn cover(&mut self, tokens: u32) -> Result<(), Cause> {
+        let needed = self.meter.total() + tokens;
+        if needed <= self.covered {
+            return Ok(());
+        }
+        let live = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        let wanted = needed.saturating_add(self.serving.options.output_allowance.saturating_mul(live));
+        let target = wanted.min(self.plan.output_limit()).max(needed);
+        // With little money left, pay for what is needed now alone.
+        for covered in [target, needed] {
+            let amount = self.price.output.times(covered - self.covered);
+            let amount = amount.map_err(|e| Cause::Ledger(e.to_string()))?;
+            match self.serving.ledger.extend(&self.job.request_id, amount).await {
+                Ok(()) => {
+                    self.covered = covered;
+                    return Ok(());
+                }
+                Err(HoldError::Budget { .. }) if covered > needed => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the second round of the loop returns")
+    }
+
+    /// Waits until `tokens` more may be handed to the connection. Call it inside the body's poll, right before the
+    /// frame is handed over.
+    pub async fn before_delivery(&mut self, tokens: u32) -> Result<(), Cause> {
+        let broken = |error: LedgerError| Cause::Ledger(error.to_string());
+        loop {
+            self.checkpoints.poll().map_err(broken)?;
+            let (yielded, flushed) = self.delivery.totals();
+            let allowed = self.checkpoints.allows(yielded, tokens);
+            let now = Instant::now();
+            if self.checkpoints.is_due(flushed, now)
+                || (!allowed && !self.checkpoints.is_pending() && flushed > self.checkpoints.durable())
+            {
+                self.checkpoint(flushed, now);
+            }
+            if allowed {
+                return Ok(());
+            }
+            if self.checkpoints.is_pending() {
+                self.checkpoints.wait().await.map_err(broken)?;
+            } else {
+                self.delivery.flushed_beyond(self.checkpoints.durable()).await;
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, flushed: u32, now: Instant) {
+        let outputs = self.delivery.counts().1;
+        let tokens = self.meter.part(&outputs);
+        let ack = self.serving.ledger.checkpoint(&self.job.request_id, tokens);
+        self.checkpoints.begin(flushed, ack.boxed(), now);
+    }
+
+    /// Bills everything: all choices are complete, or a unary answer ends at its budget. When this returns, the bill is
+    /// durable and the numbers may be told.
+    pub async fn settle(&mut self, end: EndReason) -> Result<Receipt, LedgerError> {
+        self.streams.cancel();
+        self.settle_tokens(self.meter.whole(), end).await
+    }
+
+    /// Ends a stream before its time: bills what was handed over, or nothing if that is nothing.
+    pub async fn cut(&mut self, cause: &Cause) {
+        self.streams.cancel();
+        let tokens = self.meter.part(&self.delivery.delivered());
+        tracing::warn!(request_id = self.job.request_id, cause = ?cause, "request cut off");
+        if tokens.output > 0 {
+            // On failure the guard's drop leaves a settlement behind for when the ledger is back.
+            let _ = self.settle_tokens(tokens, cause.end()).await;
+        } else {
+            self.void(cause.end());
+        }
+    }
+
+    async fn settle_tokens(&mut self, tokens: Tokens, end: EndReason) -> Result<Receipt, LedgerError> {
+        let settled = self.serving.ledger.settle(self.settlement(tokens, end)).await?;
+        self.end(settled.tokens, end);
+        Ok(Receipt { tokens: settled.tokens, cost: settled.cost })
+    }
+
+    fn settlement(&self, tokens: Tokens, end: EndReason) -> Settlement {
+        Settlement { request_id: self.job.request_id.clone(), tokens, end, at_ms: unix_ms() }
+    }
+
+    fn void(&mut self, end: EndReason) {
+        if self.held {
+            self.serving.ledger.void_detached(&self.job.request_id);
+        }
+        self.end(Tokens::default(), end);
+    }
+
+    /// Everything but the ledger; the first call counts.
+    fn end(&mut self, tokens: Tokens, end: EndReason) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.streams.cancel();
+        if let Some(reservation) = self.reservation.take() {
+            let actual = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
+            reservation.settle(actual, self.serving.monotonic_ms());
+        }
+        let duration = self.job.arrived.elapsed();
+        self.serving.note_duration(duration);
+        let metrics = &self.serving.metrics;
+        let endpoint = self.job.endpoint;
+        metrics.duration.observe(duration);
+        metrics.endings.add(endpoint, end.as_str(), 1);
+        metrics.tokens.add(endpoint, "uncached_input", tokens.uncached_input.into());
+        metrics.tokens.add(endpoint, "cached_input", tokens.cached_input.into());
+        metrics.tokens.add(endpoint, "output", tokens.output.into());
+        tracing::info!(
+            request_id = self.job.request_id,
+            project = self.job.identity.project_id,
+            key = self.job.identity.key_id,
+            end = end.as_str(),
+            uncached_input = tokens.uncached_input,
+            cached_input = tokens.cached_input,
+            output = tokens.output,
+            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            "request ended"
+        );
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let end = if std::thread::panicking() { EndReason::Error } else { EndReason::Disconnected };
+        // A unary answer hands nothing over before it is settled, so this is zero for it.
+        let tokens = self.meter.part(&self.delivery.delivered());
+        if tokens.output == 0 {
+            return self.void(end);
+        }
+        self.serving.ledger.settle_detached(self.settlement(tokens, end));
+        self.end(tokens, end);
+    }
+}

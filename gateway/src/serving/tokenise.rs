@@ -1,0 +1,77 @@
+//! Text to tokens: short prompts at once, long ones on a blocking thread, hopeless ones not at all.
+
+use engine::Engine;
+use models::{ChatMessage, TemplateError};
+
+use super::AdmitError;
+
+/// Encoding this many bytes takes well under a millisecond.
+const INLINE_BYTES: usize = 4 << 10;
+
+/// A prompt as the caller gave it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PromptInput {
+    /// A conversation for the model's template.
+    Chat(Vec<ChatMessage>),
+    /// Plain text.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+impl PromptInput {
+    fn text_bytes(&self) -> usize {
+        match self {
+            PromptInput::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            PromptInput::Text(text) => text.len(),
+            PromptInput::Tokens(_) => 0,
+        }
+    }
+
+    /// The tokens, fewer than the model's context.
+    pub async fn tokenise(self, engine: &Engine) -> Result<Vec<u32>, AdmitError> {
+        let context = engine.context_len();
+        let bytes = self.text_bytes();
+        let at_least = engine.tokenizer().min_tokens(bytes);
+        if at_least >= context {
+            return Err(AdmitError::ContextLength { prompt: at_least, context, exact: false });
+        }
+        let tokens = if bytes <= INLINE_BYTES {
+            self.encode(engine)?
+        } else {
+            let engine = engine.clone();
+            let job = tokio::task::spawn_blocking(move || self.encode(&engine));
+            job.await.map_err(|e| AdmitError::Internal(format!("encoding failed: {e}")))??
+        };
+        if tokens.len() >= context {
+            return Err(AdmitError::ContextLength { prompt: tokens.len(), context, exact: true });
+        }
+        Ok(tokens)
+    }
+
+    fn encode(self, engine: &Engine) -> Result<Vec<u32>, AdmitError> {
+        let tokenizer = engine.tokenizer();
+        let internal = |e: models::TokenizeError| AdmitError::Internal(e.to_string());
+        match self {
+            PromptInput::Chat(messages) => {
+                let prompt = engine.template().render(&messages, true).map_err(|e| match e {
+                    TemplateError::Refused(reason) => AdmitError::Conversation(reason),
+                    other => AdmitError::Conversation(other.to_string()),
+                })?;
+                tokenizer.encode_prompt(&prompt).map_err(internal)
+            }
+            PromptInput::Text(text) => {
+                let mut tokens: Vec<u32> = tokenizer.bos_id().into_iter().collect();
+                tokens.extend(tokenizer.encode_text(&text).map_err(internal)?);
+                if tokens.is_empty() { Err(AdmitError::EmptyPrompt) } else { Ok(tokens) }
+            }
+            PromptInput::Tokens(tokens) => {
+                let vocab = tokenizer.vocab_size();
+                match tokens.iter().find(|&&token| token as usize >= vocab) {
+                    Some(&token) => Err(AdmitError::UnknownToken { token, vocab }),
+                    None => Ok(tokens),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! End-to-end tests: a real `spillway` process, the real demo model, raw sockets and the official client libraries.
+//!
+//! Every test speaks to the process as a customer or an operator would: over HTTP, over the command line, or by signals.
+#![forbid(unsafe_code)]
+
+mod support;
+
+mod auth;
+mod billing;
+mod chat;
+mod cli;
+mod completions;
+mod corpus;
+mod crash;
+mod drain;
+mod limits;
+mod raw_http;
+mod sampling;
+mod sdk;
+mod slow_clients;

@@ -1,0 +1,41 @@
+//! What the tests share: the server process, a raw HTTP client, the reading of streams and of exports.
+
+mod config;
+mod export;
+mod http;
+mod rng;
+mod server;
+mod stream;
+mod tools;
+
+pub(crate) use config::{Config, KeyOptions, model_id};
+pub(crate) use export::{Row, Totals};
+pub(crate) use http::{Method, Reply, Wire};
+pub(crate) use rng::Rng;
+pub(crate) use server::{Server, cli, command, data_folder, eventually, said, shared};
+pub(crate) use stream::{Events, Item, Transcript, Usage};
+pub(crate) use tools::{node_modules, python};
+
+use serde_json::{Value, json};
+
+/// A chat request with one user message; `extra` is merged over it.
+pub(crate) fn chat(content: &str, extra: Value) -> Value {
+    merged(
+        json!({"model": model_id(), "messages": [{"role": "user", "content": content}], "max_tokens": 16}),
+        extra,
+    )
+}
+
+/// `base` with every member of the object `extra` set over it; a member that is null in `extra` and named in the
+/// base as well is removed.
+pub(crate) fn merged(mut base: Value, extra: Value) -> Value {
+    let target = base.as_object_mut().expect("the base request is an object");
+    for (name, value) in extra.as_object().expect("the extra fields are an object") {
+        if value.is_null() && target.contains_key(name) {
+            target.shift_remove(name);
+        } else {
+            target.insert(name.clone(), value.clone());
+        }
+    }
+    base
+}
