@@ -55,8 +55,8 @@ impl EngineConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let bounds = [
             ("max_num_seqs", self.max_num_seqs, 1, 4096),
-            // Every running sequence must be able to take one token in each step.
-            ("max_batched_tokens", self.max_batched_tokens, self.max_num_seqs, 1 << 16),
+            // In each step every running sequence can take one token, and one is left for a prompt.
+            ("max_batched_tokens", self.max_batched_tokens, self.max_num_seqs.saturating_add(1), 1 << 16),
             ("prefill_chunk", self.prefill_chunk, 1, self.max_batched_tokens),
             ("block_size", self.block_size, 1, 1024),
             ("num_blocks", self.num_blocks, 1, 1 << 24),
@@ -91,6 +91,6 @@ mod tests {
     fn names_the_field_and_the_bound() {
         let config = EngineConfig { max_batched_tokens: 8, ..EngineConfig::default() };
         let message = config.validate().expect_err("8 tokens cannot serve 32 sequences").to_string();
-        assert_eq!(message, "max_batched_tokens is 8, must be 32 to 65536");
+        assert_eq!(message, "max_batched_tokens is 8, must be 33 to 65536");
     }
 }

@@ -28,8 +28,9 @@ pub(crate) struct Worker {
     runner: Runner,
     live: HashMap<SeqId, Live>,
     stats: Stats,
-    /// Sequences that ended since the last report.
-    ended: usize,
+    /// Sequences that ended since the last report; their readers hear of it after the report, so that who saw an end
+    /// also finds the place free.
+    ended: Vec<(Outlet, FinishReason)>,
     broken: bool,
 }
 
@@ -45,7 +46,7 @@ impl Drop for Farewell {
 impl Worker {
     pub(crate) fn new(mailbox: Arc<Mailbox>, scheduler: Scheduler, runner: Runner) -> Self {
         let stats = mailbox.stats();
-        Self { mailbox, scheduler, runner, live: HashMap::new(), stats, ended: 0, broken: false }
+        Self { mailbox, scheduler, runner, live: HashMap::new(), stats, ended: Vec::new(), broken: false }
     }
 
     /// Serves until told to end.
@@ -93,8 +94,7 @@ impl Worker {
 
     fn end(&mut self, id: SeqId, reason: FinishReason) {
         if let Some(live) = self.live.remove(&id) {
-            live.outlet.end(reason);
-            self.ended += 1;
+            self.ended.push((live.outlet, reason));
         }
     }
 
@@ -204,6 +204,9 @@ impl Worker {
         self.stats.total_blocks = blocks.total;
         self.stats.cached_blocks = blocks.cached;
         self.stats.preemptions = self.scheduler.preemptions();
-        self.mailbox.report(self.stats, std::mem::take(&mut self.ended));
+        self.mailbox.report(self.stats, self.ended.len());
+        for (outlet, reason) in self.ended.drain(..) {
+            outlet.end(reason);
+        }
     }
 }

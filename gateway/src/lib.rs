@@ -1,12 +1,19 @@
 //! Spillway's gateway: HTTP, identity, limits and money around the engine.
 //!
 //! It knows nothing of tensors, blocks or devices. Modules form a row and each uses only those before it:
-//! `civil`, `money`, `config` < `accounts`, `limits`, `ledger` < `serving` < `api` < `app` < `server` < `cli`.
+//! `civil`, `money`, `config` < `accounts`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod api;
+pub mod app;
 pub mod civil;
+pub mod cli;
 pub mod config;
 pub mod ledger;
 pub mod limits;
+pub mod metrics;
 pub mod money;
+pub mod server;
+pub mod serving;
+pub mod telemetry;

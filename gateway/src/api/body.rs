@@ -13,7 +13,7 @@ use super::json::{self, Json, JsonError};
 
 /// How much of an oversized body is read and thrown away, in multiples of the limit, so that a client that writes before it
 /// reads sees the 413 instead of a reset connection.
-const DISCARD_FACTOR: usize = 4;
+const DISCARD_FACTOR: usize = 16;
 
 /// Bounds of a body.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,8 @@ pub struct BodyLimits {
 pub async fn read_json(headers: &HeaderMap, body: Body, limits: BodyLimits) -> ApiResult<Json> {
     check_headers(headers)?;
     let announced = body.size_hint().exact().or_else(|| body.size_hint().upper());
-    if announced.is_some_and(|bytes| bytes > limits.max_bytes as u64) && headers.contains_key(header::EXPECT) {
+    let most = if headers.contains_key(header::EXPECT) { 1 } else { DISCARD_FACTOR };
+    if announced.is_some_and(|bytes| bytes > limits.max_bytes.saturating_mul(most) as u64) {
         return Err(too_large(limits.max_bytes));
     }
     let bytes = tokio::time::timeout(limits.deadline, read_bounded(body, limits.max_bytes))

@@ -204,6 +204,9 @@ impl IntoResponse for ApiError {
         }
         if row.retry == Retry::Never {
             headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+        } else if row.status == 429 && self.retry_after_ms.is_none() {
+            // Larger than the limit itself: no wait helps.
+            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
         } else if let Some(ms) = self.retry_after_ms {
             // Whole seconds are rounded up: obeying either header must be enough.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));

@@ -274,7 +274,7 @@ impl Book {
             kind,
             request_id: request_id.to_owned(),
             // A clock that went back must not move rows into a period already reported.
-            at_ms: at_ms.clamp(self.head.at_ms, LAST_MS),
+            at_ms: at_ms.min(LAST_MS).max(self.head.at_ms),
             facts: facts.clone(),
             held: Picos::ZERO,
             released: Picos::ZERO,

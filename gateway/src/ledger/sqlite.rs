@@ -50,6 +50,8 @@ impl SqliteStore {
             Err(TryLockError::WouldBlock) => return Err(LedgerError::Locked(path.display().to_string())),
             Err(TryLockError::Error(source)) => return Err(io(&path)(source)),
         }
+        // A log that is still there was not folded in by a clean stop.
+        let unclean = dir.join(format!("{FILE}-wal")).exists();
         let db = Connection::open(dir.join(FILE))?;
         // Only a reader that recovers the log after a crash can be in the way, and only for a moment.
         db.busy_timeout(Duration::from_secs(5))?;
@@ -58,7 +60,9 @@ impl SqliteStore {
             db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
         }
         reader::check_version(&db)?;
-        quick_check(&db)?;
+        if unclean {
+            quick_check(&db)?;
+        }
         db.set_prepared_statement_cache_capacity(32);
         Ok(Self { db, _lock: lock })
     }
@@ -154,8 +158,7 @@ impl Store for SqliteStore {
             return Err(StoreError(format!("entries of row {} do not add up to zero", row.seq)));
         }
         let (facts, price) = (&row.facts, &row.facts.price);
-        let sql = const_insert();
-        self.db.prepare_cached(sql)?.execute(params![
+        self.db.prepare_cached(insert_row())?.execute(params![
             row.seq,
             row.kind.as_str(),
             row.request_id,
@@ -232,7 +235,7 @@ impl Store for SqliteStore {
 }
 
 /// The insert of a whole row, one parameter per column.
-fn const_insert() -> &'static str {
+fn insert_row() -> &'static str {
     static SQL: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let parameters: Vec<_> = (1..=COLUMNS.split(',').count()).map(|at| format!("?{at}")).collect();
         format!("INSERT INTO transfers ({COLUMNS}) VALUES ({})", parameters.join(", "))

@@ -15,7 +15,7 @@ use crate::config::LedgerSection;
 use crate::money::{Picos, Tokens};
 
 /// Said to callers whose command the writer will not answer any more.
-pub(super) const GONE: &str = "the ledger is closed";
+pub(super) const GONE: &str = "the ledger's writer has stopped";
 
 type Ack<T, E> = oneshot::Sender<Result<T, E>>;
 

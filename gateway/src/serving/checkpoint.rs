@@ -51,9 +51,11 @@ impl Checkpoints {
             && (flushed - self.durable >= EVERY_TOKENS || now.duration_since(self.last) >= EVERY)
     }
 
-    pub(super) fn begin(&mut self, flushed: u32, ack: Ack, now: Instant) {
+    /// Sends off a checkpoint at `flushed` tokens; `ack` does so when it is first polled, which is done here.
+    pub(super) fn begin(&mut self, flushed: u32, ack: Ack, now: Instant) -> Result<(), LedgerError> {
         self.pending = Some((flushed, ack));
         self.last = now;
+        self.poll()
     }
 
     /// Takes in the pending acknowledgement if it is there already.
@@ -101,8 +103,9 @@ mod tests {
         assert!(!checkpoints.allows(32, 1));
         assert!(!checkpoints.is_due(15, now) && checkpoints.is_due(16, now));
         assert!(checkpoints.is_due(1, now + EVERY));
-        checkpoints.begin(16, done(), now);
-        assert!(!checkpoints.is_due(32, now));
+        checkpoints.begin(16, futures::future::pending().boxed(), now).unwrap();
+        assert!(checkpoints.is_pending() && !checkpoints.is_due(32, now));
+        checkpoints.begin(16, done(), now).unwrap();
         checkpoints.wait().await.unwrap();
         assert_eq!(checkpoints.durable(), 16);
         assert!(checkpoints.allows(47, 1) && !checkpoints.allows(48, 1));

@@ -17,7 +17,7 @@ use super::delivery::Delivery;
 use super::meter::Meter;
 use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
-use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement};
+use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
 use crate::money::{Picos, PriceVersion, Tokens};
 
@@ -109,6 +109,7 @@ pub struct InFlight {
     held: bool,
     ended: bool,
     last_delta: Option<Instant>,
+    first_token_ms: Option<u64>,
 }
 
 impl InFlight {
@@ -124,6 +125,7 @@ impl InFlight {
             held: false,
             ended: false,
             last_delta: None,
+            first_token_ms: None,
             serving,
             job,
             price,
@@ -250,7 +252,10 @@ impl InFlight {
     fn time_delta(&mut self) {
         let now = Instant::now();
         match self.last_delta.replace(now) {
-            None => self.serving.metrics.first_token.observe(now - self.job.arrived),
+            None => {
+                self.first_token_ms = Some(unix_ms());
+                self.serving.metrics.first_token.observe(now - self.job.arrived);
+            }
             Some(last) => self.serving.metrics.next_token.observe(now - last),
         }
     }
@@ -268,7 +273,7 @@ impl InFlight {
         for covered in [target, needed] {
             let amount = self.price.output.times(covered - self.covered);
             let amount = amount.map_err(|e| Cause::Ledger(e.to_string()))?;
-            match self.serving.ledger.extend(&self.job.request_id, amount).await {
+            match self.serving.ledger.extend(&self.job.request_id, amount, unix_ms()).await {
                 Ok(()) => {
                     self.covered = covered;
                     return Ok(());
@@ -292,7 +297,8 @@ impl InFlight {
             if self.checkpoints.is_due(flushed, now)
                 || (!allowed && !self.checkpoints.is_pending() && flushed > self.checkpoints.durable())
             {
-                self.checkpoint(flushed, now);
+                self.checkpoint(flushed, now).map_err(broken)?;
+                continue;
             }
             if allowed {
                 return Ok(());
@@ -305,11 +311,21 @@ impl InFlight {
         }
     }
 
-    fn checkpoint(&mut self, flushed: u32, now: Instant) {
+    /// Waits until the socket has taken everything that was handed over, so that a bill for all of it is never ahead of
+    /// the client. Like [`before_delivery`](Self::before_delivery), for the body's poll only.
+    pub async fn all_flushed(&self) {
+        let (yielded, _) = self.delivery.totals();
+        if let Some(before_last) = yielded.checked_sub(1) {
+            self.delivery.flushed_beyond(before_last).await;
+        }
+    }
+
+    fn checkpoint(&mut self, flushed: u32, now: Instant) -> Result<(), LedgerError> {
         let outputs = self.delivery.counts().1;
         let tokens = self.meter.part(&outputs);
-        let ack = self.serving.ledger.checkpoint(&self.job.request_id, tokens);
-        self.checkpoints.begin(flushed, ack.boxed(), now);
+        let (ledger, id, at_ms) = (self.serving.ledger.clone(), self.job.request_id.clone(), unix_ms());
+        let ack = async move { ledger.checkpoint(&id, tokens, at_ms).await };
+        self.checkpoints.begin(flushed, ack.boxed(), now)
     }
 
     /// Bills everything: all choices are complete, or a unary answer ends at its budget. When this returns, the bill is
@@ -339,12 +355,13 @@ impl InFlight {
     }
 
     fn settlement(&self, tokens: Tokens, end: EndReason) -> Settlement {
-        Settlement { request_id: self.job.request_id.clone(), tokens, end, at_ms: unix_ms() }
+        let timings = Timings { first_token_ms: self.first_token_ms };
+        Settlement { request_id: self.job.request_id.clone(), tokens, end, at_ms: unix_ms(), timings }
     }
 
     fn void(&mut self, end: EndReason) {
         if self.held {
-            self.serving.ledger.void_detached(&self.job.request_id);
+            self.serving.ledger.void_detached(&self.job.request_id, unix_ms());
         }
         self.end(Tokens::default(), end);
     }

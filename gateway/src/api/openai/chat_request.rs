@@ -117,7 +117,13 @@ fn messages(fields: &mut Fields, max: usize) -> ApiResult<Vec<ChatMessage>> {
     let items = fields.array("messages", max)?;
     let items = fields.required("messages", items)?;
     not_empty("messages", &items)?;
-    items.into_iter().enumerate().map(|(i, item)| message(item, &format!("messages[{i}]"))).collect()
+    let read = |(i, item)| message(item, &format!("messages[{i}]"));
+    let messages: Vec<ChatMessage> = items.into_iter().enumerate().map(read).collect::<ApiResult<_>>()?;
+    if messages.iter().all(|message| message.content.is_empty()) {
+        let text = "Invalid 'messages': there is no text in any of them.";
+        return Err(ApiError::param(Code::EmptyPrompt, "messages", text));
+    }
+    Ok(messages)
 }
 
 fn message(item: Json, path: &str) -> ApiResult<ChatMessage> {

@@ -85,6 +85,7 @@ impl<S: Surface> Driver<S> {
 
     /// The bill is durable before the client hears of its numbers.
     async fn complete(&mut self) {
+        self.flight.all_flushed().await;
         match self.flight.settle(EndReason::Finished).await {
             Ok(receipt) => {
                 if self.include_usage {

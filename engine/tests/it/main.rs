@@ -1,0 +1,8 @@
+//! Integration tests of the engine.
+
+mod failures;
+mod golden;
+mod scheduler_properties;
+mod streams;
+mod submit;
+mod support;

@@ -1,0 +1,125 @@
+//! One concern, one function.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, Uri, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+
+use crate::api::error::{ApiError, ApiResult, Code};
+use crate::api::scope::Scope;
+use crate::metrics::Metrics;
+
+/// Longest request target; routes are short and take no query.
+const MAX_URI_BYTES: usize = 8 << 10;
+
+/// What [`observe`] writes to.
+#[derive(Clone)]
+pub(super) struct Observed {
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Gives the request its [`Scope`], and the answer its headers, count and log line.
+pub(super) async fn observe(State(observed): State<Observed>, mut request: Request, next: Next) -> Response {
+    let scope = Arc::new(Scope::new());
+    request.extensions_mut().insert(Arc::clone(&scope));
+    let method = request.method().clone();
+    let mut response = next.run(request).await;
+    scope.write_headers(response.headers_mut());
+    let status = response.status().as_u16();
+    // Unknown paths share one label: the set of labels must not grow with what strangers send.
+    let route = response.extensions().get::<Route>().map_or("unknown", |route| route.0);
+    observed.metrics.requests.add(route, status, 1);
+    let code = response.extensions().get::<Code>().map(|code| code.row());
+    if let Some(row) = code {
+        observed.metrics.refusals.add(row.kind, row.code, 1);
+    }
+    tracing::info!(
+        request_id = scope.request_id,
+        method = method.as_str(),
+        route,
+        status,
+        code = code.map_or("", |row| row.code),
+        head_ms = u64::try_from(scope.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "request"
+    );
+    response
+}
+
+/// The matched route, carried by the answer.
+#[derive(Clone, Copy)]
+struct Route(&'static str);
+
+/// The routes by name; a `MatchedPath` is not static.
+const ROUTES: [&str; 4] = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{*id}"];
+
+/// Turns a panic into a 500, and notes the route.
+pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.and_then(|path| ROUTES.into_iter().find(|route| *route == path.as_str()));
+    let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = outcome.unwrap_or_else(|_| {
+        let message = "The server had an error while processing the request. Nothing was charged. Try again shortly.";
+        ApiError::new(Code::ServerError, message).retry_after_ms(1_000).into_response()
+    });
+    if let Some(route) = route {
+        response.extensions_mut().insert(Route(route));
+    }
+    response
+}
+
+/// Bounds of a request's header.
+#[derive(Clone, Copy)]
+pub(super) struct HeaderLimits {
+    pub(super) max_headers: usize,
+    pub(super) max_header_bytes: usize,
+}
+
+/// Refuses what hyper lets through.
+pub(super) async fn check_protocol(State(limits): State<HeaderLimits>, request: Request, next: Next) -> Response {
+    match check(&limits, &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+fn check(limits: &HeaderLimits, request: &Request) -> ApiResult<()> {
+    let uri_bytes = uri_bytes(request.uri());
+    if uri_bytes > MAX_URI_BYTES {
+        let message = format!("The URL is longer than the maximum {MAX_URI_BYTES} bytes.");
+        return Err(ApiError::new(Code::UriTooLong, message));
+    }
+    let headers = request.headers();
+    let (count, bytes) = (headers.len(), header_bytes(headers) + uri_bytes);
+    if count > limits.max_headers || bytes > limits.max_header_bytes {
+        let HeaderLimits { max_headers, max_header_bytes } = limits;
+        let message = format!("The header is larger than the maximum {max_headers} fields or {max_header_bytes} bytes.");
+        return Err(ApiError::new(Code::HeadersTooLarge, message));
+    }
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() >= Version::HTTP_11) {
+        return Err(ApiError::new(Code::InvalidRequest, "The request must have exactly one Host header."));
+    }
+    let expects = headers.get(header::EXPECT);
+    if expects.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(ApiError::new(Code::ExpectationFailed, "Only 'Expect: 100-continue' can be met."));
+    }
+    if request.method() == Method::CONNECT {
+        let mut error = ApiError::new(Code::MethodNotAllowed, "CONNECT is not allowed here.");
+        error.allow = Some("GET, HEAD, POST");
+        return Err(error);
+    }
+    Ok(())
+}
+
+fn uri_bytes(uri: &Uri) -> usize {
+    uri.path_and_query().map_or(0, |target| target.as_str().len())
+}
+
+/// As on the wire: name, colon, space, value, line end.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}

@@ -1,0 +1,134 @@
+//! The command line.
+
+mod fetch;
+mod keys;
+mod reports;
+mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+
+/// What a command may fail with; the text is shown to the operator as it is.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sells AI compute that would otherwise run idle: an OpenAI-compatible API with keys, limits and exact bills.
+#[derive(Debug, Parser)]
+#[command(name = "spillway", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Directory of accounts, ledger and models [default: .spillway, or data.dir of the configuration]
+    #[arg(long, global = true, env = "SPILLWAY_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What to log on standard error, as JSON lines: a level, or a list of target=level
+    #[arg(long, global = true, env = "SPILLWAY_LOG", default_value = "warn", value_name = "FILTER")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch the demo model, create a key and serve
+    Demo(ServeArgs),
+    /// Serve
+    Serve(ServeArgs),
+    /// Fetch a model by its card's name, or take over a local GGUF file
+    Pull {
+        /// Name of a built-in card, or path of a file
+        model: String,
+    },
+    /// API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Tokens and cost by organisation, project, key and model
+    Usage(reports::UsageArgs),
+    /// Write the bill: one line for each settled request
+    Export(reports::ExportArgs),
+    /// Recompute everything from the ledger and say whether it balances
+    Verify,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where customers connect; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where health and metrics are
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<SocketAddr>,
+}
+
+/// Runs the command that the program's arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spillway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    crate::telemetry::start(&cli.log)?;
+    match cli.command {
+        Command::Demo(args) => serve::run(configured(&args, cli.data)?, true),
+        Command::Serve(args) => serve::run(configured(&args, cli.data)?, false),
+        Command::Pull { model } => fetch::pull(&model, &defaults(cli.data)?),
+        Command::Keys(command) => keys::run(command, &defaults(cli.data)?.data.dir),
+        Command::Usage(args) => reports::usage(&args, &defaults(cli.data)?.data.dir),
+        Command::Export(args) => reports::export(&args, &defaults(cli.data)?.data.dir),
+        Command::Verify => reports::verify(&defaults(cli.data)?.data.dir),
+    }
+}
+
+/// The configuration of commands that take no file.
+fn defaults(data: Option<PathBuf>) -> Result<Config, Failure> {
+    let mut config = Config::load(None, std::env::vars())?;
+    config.data.dir = data.unwrap_or(config.data.dir);
+    Ok(config)
+}
+
+/// File and environment, then flags.
+fn configured(args: &ServeArgs, data: Option<PathBuf>) -> Result<Config, Failure> {
+    let mut config = Config::load(args.config.as_deref(), std::env::vars())?;
+    config.data.dir = data.unwrap_or(config.data.dir);
+    if let Some(listen) = args.listen {
+        config.server.listen = listen;
+        if listen.port() == 0 {
+            // Whoever takes any port for one listener does not want a fixed one for the other.
+            config.server.admin_listen.set_port(0);
+        }
+    }
+    config.server.admin_listen = args.admin_listen.unwrap_or(config.server.admin_listen);
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_defaults() {
+        let cli = Cli::parse_from(["spillway", "serve", "--listen", "127.0.0.1:0", "--data", "/tmp/x"]);
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        let config = configured(&args, cli.data).unwrap();
+        assert_eq!(config.server.listen.port(), 0);
+        assert_eq!(config.server.admin_listen.port(), 0);
+        assert_eq!(config.data.dir, PathBuf::from("/tmp/x"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Getting model files, with a progress bar on standard error.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use models::Card;
+
+use super::Failure;
+use crate::config::Config;
+
+/// Where pulled weights are kept.
+fn model_dir(config: &Config) -> PathBuf {
+    config.model.dir.clone().unwrap_or_else(|| config.data.dir.join("models"))
+}
+
+/// The card and file of the configured model; fetches the file if it is not there.
+pub(super) fn configured_model(config: &Config) -> Result<(Card, PathBuf), Failure> {
+    let id = &config.model.id;
+    if let Some(path) = &config.model.path {
+        let mut card = match models::card(id) {
+            Some(card) => card,
+            None => Card::from_file(path).map_err(|e| format!("model.path = {:?}: {e}", path.display()))?,
+        };
+        card.id.clone_from(id);
+        return Ok((card, path.clone()));
+    }
+    let card = models::card(id).ok_or_else(|| unknown(id))?;
+    let path = fetch(&card, &model_dir(config))?;
+    Ok((card, path))
+}
+
+/// `spillway pull`.
+pub(super) fn pull(model: &str, config: &Config) -> Result<(), Failure> {
+    let dir = model_dir(config);
+    let path = match models::card(model) {
+        Some(card) => fetch(&card, &dir)?,
+        None if Path::new(model).is_file() => models::import(Path::new(model), &dir)?,
+        None => return Err(unknown(model).into()),
+    };
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn unknown(id: &str) -> String {
+    let known: Vec<String> = models::cards().into_iter().map(|card| card.id).collect();
+    format!("no model card named {id:?} and no such file; known cards: {}", known.join(", "))
+}
+
+fn fetch(card: &Card, dir: &Path) -> Result<PathBuf, Failure> {
+    let bar = ProgressBar::with_draw_target(Some(card.bytes), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    bar.set_style(style.expect("the template is valid"));
+    bar.set_message(format!("fetching {}", card.name));
+    let path = models::pull(card, dir, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    Ok(path)
+}

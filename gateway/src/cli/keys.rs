@@ -1,0 +1,104 @@
+//! `spillway keys`.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+use crate::accounts::{Accounts, KeyLimits, KeyRow, NewKey};
+use crate::civil;
+use crate::money::Picos;
+use crate::serving::unix_ms;
+
+/// What can be done with keys; each works while a server runs.
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Print a new key, and nothing else, on standard output; it cannot be shown again
+    Create(CreateArgs),
+    /// List keys without their secrets
+    List,
+    /// Make a key useless within a second
+    Revoke {
+        /// Id, name or prefix of the key
+        key: String,
+    },
+}
+
+/// The new key.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// Project; made if it does not exist
+    #[arg(long)]
+    project: String,
+    /// Organisation; made if it does not exist
+    #[arg(long, default_value = "demo")]
+    org: String,
+    /// Name of the key
+    #[arg(long, default_value = "key")]
+    name: String,
+    /// Requests per minute
+    #[arg(long, value_name = "COUNT")]
+    rpm: Option<u32>,
+    /// Tokens per minute
+    #[arg(long, value_name = "COUNT")]
+    tpm: Option<u32>,
+    /// Requests in flight
+    #[arg(long, value_name = "COUNT")]
+    concurrency: Option<u32>,
+    /// What the key may ever spend, in USD
+    #[arg(long, value_name = "USD")]
+    budget: Option<String>,
+    /// Date or time (RFC 3339) at which it stops working
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
+}
+
+/// Runs a command on the accounts in `dir`.
+pub(super) fn run(command: KeysCommand, dir: &Path) -> Result<(), Failure> {
+    match command {
+        KeysCommand::Create(args) => create(args, dir),
+        KeysCommand::List => list(dir),
+        KeysCommand::Revoke { key } => {
+            let row = Accounts::open(dir)?.revoke_key(&key, unix_ms())?;
+            println!("{} revoked", row.id);
+            Ok(())
+        }
+    }
+}
+
+fn create(args: CreateArgs, dir: &Path) -> Result<(), Failure> {
+    let budget = args.budget.as_deref().map(Picos::parse_usd).transpose()?;
+    if budget.is_some_and(|budget| budget < Picos::ZERO) {
+        return Err("--budget must not be negative".into());
+    }
+    let expires_at_ms = args.expires.as_deref().map(civil::parse_ms).transpose()?;
+    let limits = KeyLimits {
+        requests_per_minute: args.rpm,
+        tokens_per_minute: args.tpm,
+        concurrency: args.concurrency,
+    };
+    let new = NewKey { org: args.org, project: args.project, name: args.name, limits, budget, expires_at_ms };
+    let created = Accounts::open(dir)?.create_key(&new, unix_ms())?;
+    eprintln!("{} created; it is shown once:", created.id);
+    println!("{}", created.secret);
+    Ok(())
+}
+
+fn list(dir: &Path) -> Result<(), Failure> {
+    let now = unix_ms();
+    println!("{:<28} {:<14} {:<16} {:<16} {:<16} STATE", "ID", "PREFIX", "ORGANISATION", "PROJECT", "NAME");
+    for row in Accounts::open(dir)?.list_keys()? {
+        let state = state(&row, now);
+        println!("{:<28} {:<14} {:<16} {:<16} {:<16} {state}", row.id, row.prefix, row.org, row.project, row.name);
+    }
+    Ok(())
+}
+
+fn state(row: &KeyRow, now_ms: u64) -> String {
+    match (row.revoked_ms, row.expires_ms) {
+        (Some(at), _) => format!("revoked {}", civil::format_ms(at)),
+        (None, Some(at)) if at <= now_ms => format!("expired {}", civil::format_ms(at)),
+        (None, Some(at)) => format!("active until {}", civil::format_ms(at)),
+        (None, None) => "active".to_owned(),
+    }
+}

@@ -1,0 +1,162 @@
+//! `spillway demo` and `spillway serve`: from a configuration to a server, and back to nothing.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, EngineConfig};
+use models::Loaded;
+use tokio::net::TcpListener;
+
+use super::{Failure, fetch};
+use crate::accounts::{Accounts, NewKey};
+use crate::api::Api;
+use crate::app;
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::server::{self, Options};
+use crate::serving::{Lifecycle, Serving, unix_ms};
+
+/// Keys and values are kept as 16-bit floats.
+const BYTES_PER_VALUE: usize = 2;
+/// Threads for encoding long prompts.
+const BLOCKING_THREADS: usize = 4;
+
+/// Serves until a signal.
+pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
+    std::fs::create_dir_all(&config.data.dir).map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
+    if config.engine.threads > 0 {
+        rayon::ThreadPoolBuilder::new().num_threads(config.engine.threads).build_global()?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("http")
+        .build()?;
+    let _context = runtime.enter();
+    // What can be refused at once comes before what takes time.
+    let listener = bind("server.listen", config.server.listen)?;
+    let admin = bind("server.admin_listen", config.server.admin_listen)?;
+    let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
+    let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
+    let engine = start_engine(&config)?;
+    let key = if is_demo { demo_key(&accounts)? } else { None };
+    let lifecycle = Lifecycle::default();
+    let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
+    let api = Arc::new(Api::new(accounts, Arc::new(serving), engine.clone(), &config));
+    let addresses = (listener.local_addr()?, admin.local_addr()?);
+    announce(&config, addresses, is_demo, key.as_deref())?;
+    runtime.block_on(serve(api, listener, admin, &config))?;
+    // Whatever a dropped stream left behind is in the ledger's queue by now.
+    engine.shutdown(Duration::ZERO);
+    ledger.close();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+async fn serve(api: Arc<Api>, listener: TcpListener, admin: TcpListener, config: &Config) -> Result<(), Failure> {
+    let options = Options::of(&config.server);
+    let lifecycle = api.serving.lifecycle.clone();
+    let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
+    // It outlives the drain, which is worth watching; its own lifecycle never ends.
+    let private = server::serve(admin, app::admin(api), options, Lifecycle::default());
+    let private = tokio::spawn(private);
+    let drain = Duration::from_secs(config.server.drain_seconds);
+    let signals = tokio::spawn(server::drive_signals(lifecycle.clone(), drain));
+    let public = tokio::spawn(server::serve(listener, public, options, lifecycle));
+    let mut public = public;
+    tokio::select! {
+        ended = &mut public => ended?,
+        failed = signals => {
+            failed??;
+            public.await?;
+        }
+    }
+    private.abort();
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    server::bind(address).map_err(|e| format!("{key} = \"{address}\": cannot listen there: {e}").into())
+}
+
+fn start_engine(config: &Config) -> Result<Engine, Failure> {
+    let (card, path) = fetch::configured_model(config)?;
+    let loaded = load(&path, card)?;
+    let shape = loaded.model.config();
+    let section = &config.engine;
+    let bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES_PER_VALUE;
+    let num_blocks = (section.kv_cache_mib << 20) / (bytes_per_token * section.block_size);
+    let engine_config = EngineConfig {
+        max_num_seqs: section.max_num_seqs,
+        max_batched_tokens: section.max_batched_tokens,
+        prefill_chunk: section.prefill_chunk,
+        block_size: section.block_size,
+        num_blocks,
+        max_waiting: section.max_waiting,
+        prefix_cache: section.prefix_cache,
+        stream_capacity: section.stream_capacity,
+    };
+    Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}").into())
+}
+
+fn load(path: &Path, card: models::Card) -> Result<Loaded, Failure> {
+    models::load(path, card, &|_| {}).map_err(|e| format!("model {:?}: {e}", path.display()).into())
+}
+
+/// A key of the demo project, if there is none yet.
+fn demo_key(accounts: &Accounts) -> Result<Option<String>, Failure> {
+    if !accounts.list_keys()?.is_empty() {
+        return Ok(None);
+    }
+    let new = NewKey { org: "demo".into(), project: "demo".into(), name: "demo".into(), ..NewKey::default() };
+    Ok(Some(accounts.create_key(&new, unix_ms())?.secret))
+}
+
+/// The line that scripts wait for, and for people how to go on.
+fn announce(
+    config: &Config,
+    (public, admin): (SocketAddr, SocketAddr),
+    is_demo: bool,
+    key: Option<&str>,
+) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ready http://{public} admin http://{admin}")?;
+    if is_demo {
+        let (data, model) = (config.data.dir.display(), &config.model.id);
+        match key {
+            Some(key) => writeln!(out, "\nAPI key (shown this once): {key}")?,
+            None => writeln!(
+                out,
+                "\nThe API key was shown at the first start. For another one:\n  \
+                 spillway keys create --data {data} --project demo"
+            )?,
+        }
+        writeln!(out, "{}", snippets(&format!("http://{public}/v1"), key.unwrap_or("$SPILLWAY_KEY"), model))?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn snippets(url: &str, key: &str, model: &str) -> String {
+    let python_key = if key.starts_with('$') { "os.environ[\"SPILLWAY_KEY\"]".to_owned() } else { format!("\"{key}\"") };
+    format!(
+        r#"
+  curl -N {url}/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \
+    -d '{{"model": "{model}", "stream": true, "stream_options": {{"include_usage": true}}, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+  # pip install openai
+  import os
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}", api_key={python_key})
+  stream = client.chat.completions.create(model="{model}", stream=True, messages=[{{"role": "user", "content": "Tell me a joke."}}])
+  for chunk in stream:
+      print(chunk.choices[0].delta.content or "", end="", flush=True)
+
+Ctrl-C ends it; running streams are finished first.
+"#
+    )
+}
