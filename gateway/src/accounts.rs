@@ -173,7 +173,9 @@ pub enum AccountsError {
         mode: u32,
     },
     /// A name that breaks the rules.
-    #[error("{what} name {name:?}: must be 1 to 64 characters, no control characters, no '/', no outer spaces")]
+    #[error(
+        "{what} name {name:?}: must be 1 to 64 characters, no control characters, no '/', no outer spaces"
+    )]
     Name {
         /// `organisation`, `project` or `key`.
         what: &'static str,

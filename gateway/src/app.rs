@@ -55,7 +55,10 @@ async fn unknown_url(request: axum::extract::Request) -> ApiError {
 
 async fn method_not_allowed(request: axum::extract::Request) -> ApiError {
     let path: String = request.uri().path().chars().take(128).collect();
-    ApiError::new(Code::MethodNotAllowed, format!("The method {} is not allowed for {path}.", request.method()))
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("The method {} is not allowed for {path}.", request.method()),
+    )
 }
 
 /// The process answers. It stays true while draining, so that nobody kills a server that is finishing its streams.
@@ -81,7 +84,11 @@ async fn metrics(State(api): State<Shared>) -> Response {
         gauge("spillway_engine_blocks_cached", "Cache blocks that only keep a prefix.", engine.cached_blocks),
         counter("spillway_engine_steps_total", "Steps run.", engine.steps),
         counter("spillway_engine_prompt_tokens_total", "Prompt tokens admitted.", engine.prompt_tokens),
-        counter("spillway_engine_cached_tokens_total", "Prompt tokens found in the prefix cache.", engine.cached_tokens),
+        counter(
+            "spillway_engine_cached_tokens_total",
+            "Prompt tokens found in the prefix cache.",
+            engine.cached_tokens,
+        ),
         counter("spillway_engine_generated_tokens_total", "Tokens generated.", engine.generated_tokens),
         counter("spillway_engine_preemptions_total", "Times a sequence lost its blocks.", engine.preemptions),
         counter("spillway_engine_cancelled_total", "Sequences cancelled.", engine.cancelled),

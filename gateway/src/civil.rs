@@ -23,8 +23,7 @@ pub fn format_ms(ms: u64) -> String {
     let ms = i64::try_from(ms).unwrap_or(LAST_MS).min(LAST_MS);
     let (year, month, day) = civil_from_days(ms.div_euclid(DAY_MS));
     let rest = ms.rem_euclid(DAY_MS);
-    let (hour, minute, second, milli) =
-        (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
@@ -49,7 +48,9 @@ fn parse(text: &str) -> Option<u64> {
 /// Milliseconds since UTC midnight of `THH:MM:SS[.fff](Z|±HH:MM)`; negative or above a day where the offset says so.
 fn clock_ms(clock: &str) -> Option<i64> {
     let bytes = clock.as_bytes();
-    if !matches!(bytes.first()?, b'T' | b't' | b' ') || bytes.get(3) != Some(&b':') || bytes.get(6) != Some(&b':')
+    if !matches!(bytes.first()?, b'T' | b't' | b' ')
+        || bytes.get(3) != Some(&b':')
+        || bytes.get(6) != Some(&b':')
     {
         return None;
     }
@@ -144,9 +145,22 @@ mod tests {
     #[test]
     fn refused_texts() {
         for text in [
-            "", "2026", "2026-13-01", "2026-02-29", "1900-02-29", "2026-1-1", "2026-01-01T", "2026-01-01T10:00",
-            "2026-01-01T10:00:00", "2026-01-01T24:00:00Z", "2026-01-01T10:00:00+1:00", "2026-01-01T10:00:00.Z",
-            "1969-12-31", "２026-01-01", "2026-01-01T10:00:00Zz", "now",
+            "",
+            "2026",
+            "2026-13-01",
+            "2026-02-29",
+            "1900-02-29",
+            "2026-1-1",
+            "2026-01-01T",
+            "2026-01-01T10:00",
+            "2026-01-01T10:00:00",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T10:00:00+1:00",
+            "2026-01-01T10:00:00.Z",
+            "1969-12-31",
+            "２026-01-01",
+            "2026-01-01T10:00:00Zz",
+            "now",
         ] {
             assert!(parse_ms(text).is_err(), "{text}");
         }

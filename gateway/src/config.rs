@@ -130,15 +130,24 @@ impl Config {
             return Err(invalid("engine.block_size", &self.engine.block_size, "must be a power of two"));
         }
         if self.engine.prefill_chunk > self.engine.max_batched_tokens {
-            let message = format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
+            let message =
+                format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
             return Err(invalid("engine.prefill_chunk", &self.engine.prefill_chunk, &message));
         }
         if self.engine.max_num_seqs > self.engine.max_batched_tokens {
-            let message = format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
+            let message =
+                format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
             return Err(invalid("engine.max_num_seqs", &self.engine.max_num_seqs, &message));
         }
-        if self.model.id.is_empty() || self.model.id.len() > 128 || self.model.id.chars().any(char::is_control) {
-            return Err(invalid("model.id", &self.model.id, "must be 1 to 128 bytes without control characters"));
+        if self.model.id.is_empty()
+            || self.model.id.len() > 128
+            || self.model.id.chars().any(char::is_control)
+        {
+            return Err(invalid(
+                "model.id",
+                &self.model.id,
+                "must be 1 to 128 bytes without control characters",
+            ));
         }
         if self.data.dir.as_os_str().is_empty() {
             return Err(invalid("data.dir", &"", "must name a directory"));

@@ -134,9 +134,9 @@ impl Limiter {
         let mut scopes = self.inner.lock();
         scopes.sweep(now_ms);
         let wanted = self.inner.wanted(identity);
-        let refusals = wanted.iter().flat_map(|&(scope, id, caps)| {
-            scopes.touch(id, caps, now_ms).refusals(scope, tokens)
-        });
+        let refusals = wanted
+            .iter()
+            .flat_map(|&(scope, id, caps)| scopes.touch(id, caps, now_ms).refusals(scope, tokens));
         // `None` (never) outlasts every wait.
         if let Some(worst) = refusals.max_by_key(|error| error.retry_after_ms.unwrap_or(u64::MAX)) {
             return Err(worst);
@@ -212,7 +212,10 @@ pub struct Reservation {
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("taken", &self.taken).field("tokens", &self.tokens).finish_non_exhaustive()
+        f.debug_struct("Reservation")
+            .field("taken", &self.taken)
+            .field("tokens", &self.tokens)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// Upper bounds of latency buckets, microseconds.
 const BUCKETS_US: [u64; 14] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
-    30_000_000,
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 30_000_000,
 ];
 
 /// Counts of durations by size.
@@ -89,7 +89,12 @@ impl Metrics {
         self.requests.render(&mut out, "spillway_http_requests_total", "Answers sent.", ["route", "status"]);
         self.refusals.render(&mut out, "spillway_refusals_total", "Requests refused.", ["type", "code"]);
         self.tokens.render(&mut out, "spillway_tokens_total", "Tokens settled.", ["endpoint", "class"]);
-        self.endings.render(&mut out, "spillway_endings_total", "Admitted requests ended.", ["endpoint", "end"]);
+        self.endings.render(
+            &mut out,
+            "spillway_endings_total",
+            "Admitted requests ended.",
+            ["endpoint", "end"],
+        );
         let first = "Time from request to first output token.";
         self.first_token.render(&mut out, "spillway_time_to_first_token_seconds", first);
         let next = "Time between output deltas of a request.";

@@ -208,8 +208,10 @@ impl PriceVersion {
         cached_input: Picos,
         output: Picos,
     ) -> Self {
-        let content =
-            format!("{model}\n{tier}\n{effective_from_ms}\n{}\n{}\n{}", uncached_input.0, cached_input.0, output.0);
+        let content = format!(
+            "{model}\n{tier}\n{effective_from_ms}\n{}\n{}\n{}",
+            uncached_input.0, cached_input.0, output.0
+        );
         let digest = Sha256::digest(content.as_bytes());
         let id = digest.iter().take(6).fold(String::from("pv_"), |id, byte| format!("{id}{byte:02x}"));
         let (model, tier) = (model.to_owned(), tier.to_owned());

@@ -114,7 +114,9 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Err(error) => {
                 let reset = matches!(
                     error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
                 );
                 if !reset {
                     tracing::error!(%error, "cannot accept connections");

@@ -6,3 +6,4 @@ mod scheduler_properties;
 mod streams;
 mod submit;
 mod support;
+mod zz_speed;

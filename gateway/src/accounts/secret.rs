@@ -69,7 +69,9 @@ pub(super) fn generate() -> Result<String, AccountsError> {
 /// True where `text` has a key's prefix, length and alphabet; looks at no more than a key's length.
 pub(super) fn well_formed(text: &str) -> bool {
     text.len() == SECRET_LEN
-        && text.strip_prefix(SECRET_PREFIX).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric()))
+        && text
+            .strip_prefix(SECRET_PREFIX)
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// The part of a key that may be shown.

@@ -74,7 +74,8 @@ pub(super) fn insert_key(
     Ok(id)
 }
 
-const KEY_ROWS: &str = "SELECT k.id, k.name, k.prefix, o.name, p.name, k.created_ms, k.expires_ms, k.revoked_ms,
+const KEY_ROWS: &str =
+    "SELECT k.id, k.name, k.prefix, o.name, p.name, k.created_ms, k.expires_ms, k.revoked_ms,
         k.budget_picos, k.requests_per_minute, k.tokens_per_minute, k.concurrency
  FROM keys k JOIN projects p ON p.id = k.project_id JOIN orgs o ON o.id = p.org_id";
 
@@ -104,7 +105,10 @@ pub(super) fn revoke_key(db: &Connection, text: &str, now_ms: u64) -> Result<Key
     };
     if row.revoked_ms.is_none() {
         let now = instant("now", now_ms)?;
-        db.execute("UPDATE keys SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL", params![row.id, now])?;
+        db.execute(
+            "UPDATE keys SET revoked_ms = ?2 WHERE id = ?1 AND revoked_ms IS NULL",
+            params![row.id, now],
+        )?;
         row.revoked_ms = Some(now_ms);
     }
     Ok(row)

@@ -91,7 +91,10 @@ fn names_are_checked() {
     let dir = tempfile::tempdir().unwrap();
     let accounts = Accounts::open(dir.path()).unwrap();
     for name in ["", " a", "a\n", "a/b", "\u{7f}", &"n".repeat(65)] {
-        assert!(matches!(accounts.create_key(&new_key(name), 1), Err(AccountsError::Name { .. })), "{name:?}");
+        assert!(
+            matches!(accounts.create_key(&new_key(name), 1), Err(AccountsError::Name { .. })),
+            "{name:?}"
+        );
         assert!(accounts.ensure_project(name, "p", 1).is_err());
         assert!(accounts.ensure_project("o", name, 1).is_err());
     }

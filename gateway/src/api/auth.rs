@@ -66,7 +66,9 @@ fn secret(headers: &HeaderMap) -> Result<&str, AuthError> {
                 "authorization" => bearer(text).ok_or(AuthError::Malformed)?,
                 _ => text.trim(),
             };
-            if found.replace(secret).is_some_and(|first| first != secret) || headers.get_all(name).iter().count() > 1 {
+            if found.replace(secret).is_some_and(|first| first != secret)
+                || headers.get_all(name).iter().count() > 1
+            {
                 return Err(AuthError::Malformed);
             }
         }
@@ -120,7 +122,10 @@ mod tests {
             let pairs: Vec<_> = pairs.iter().map(|(a, b)| (*a, *b)).collect();
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
-                headers.append(axum::http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+                headers.append(
+                    axum::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    value.parse().unwrap(),
+                );
             }
             assert_eq!(secret(&headers), *want);
         }

@@ -145,7 +145,11 @@ mod tests {
             ("application/x-www-form-urlencoded", Some(Code::UnsupportedMediaType)),
         ];
         for (media_type, want) in cases {
-            assert_eq!(code(&headers(&[(header::CONTENT_TYPE, media_type)]), "{}").await, want, "{media_type}");
+            assert_eq!(
+                code(&headers(&[(header::CONTENT_TYPE, media_type)]), "{}").await,
+                want,
+                "{media_type}"
+            );
         }
         assert_eq!(code(&HeaderMap::new(), "{}").await, Some(Code::UnsupportedMediaType));
         let gzip = headers(&[(header::CONTENT_TYPE, "application/json"), (header::CONTENT_ENCODING, "gzip")]);

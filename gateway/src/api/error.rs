@@ -188,8 +188,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
         let row = self.code.row();
         let mut response = Response::new(Body::from(self.body().to_string()));
-        *response.status_mut() =
-            StatusCode::from_u16(row.status).expect("the table holds valid statuses");
+        *response.status_mut() = StatusCode::from_u16(row.status).expect("the table holds valid statuses");
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if row.status == 401 {

@@ -19,7 +19,8 @@ pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 pub fn data(payload: &impl Serialize) -> Bytes {
     let mut bytes = Vec::with_capacity(256);
     bytes.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut bytes, payload).expect("wire structs have string keys and no failing serializers");
+    serde_json::to_writer(&mut bytes, payload)
+        .expect("wire structs have string keys and no failing serializers");
     bytes.extend_from_slice(b"\n\n");
     Bytes::from(bytes)
 }

@@ -62,7 +62,8 @@ pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     let route = matched.and_then(|path| ROUTES.into_iter().find(|route| *route == path.as_str()));
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = outcome.unwrap_or_else(|_| {
-        let message = "The server had an error while processing the request. Nothing was charged. Try again shortly.";
+        let message =
+            "The server had an error while processing the request. Nothing was charged. Try again shortly.";
         ApiError::new(Code::ServerError, message).retry_after_ms(1_000).into_response()
     });
     if let Some(route) = route {
@@ -79,7 +80,11 @@ pub(super) struct HeaderLimits {
 }
 
 /// Refuses what hyper lets through.
-pub(super) async fn check_protocol(State(limits): State<HeaderLimits>, request: Request, next: Next) -> Response {
+pub(super) async fn check_protocol(
+    State(limits): State<HeaderLimits>,
+    request: Request,
+    next: Next,
+) -> Response {
     match check(&limits, &request) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
@@ -96,7 +101,9 @@ fn check(limits: &HeaderLimits, request: &Request) -> ApiResult<()> {
     let (count, bytes) = (headers.len(), header_bytes(headers) + uri_bytes);
     if count > limits.max_headers || bytes > limits.max_header_bytes {
         let HeaderLimits { max_headers, max_header_bytes } = limits;
-        let message = format!("The header is larger than the maximum {max_headers} fields or {max_header_bytes} bytes.");
+        let message = format!(
+            "The header is larger than the maximum {max_headers} fields or {max_header_bytes} bytes."
+        );
         return Err(ApiError::new(Code::HeadersTooLarge, message));
     }
     let hosts = headers.get_all(header::HOST).iter().count();

@@ -89,7 +89,10 @@ fn list(dir: &Path) -> Result<(), Failure> {
     println!("{:<28} {:<14} {:<16} {:<16} {:<16} STATE", "ID", "PREFIX", "ORGANISATION", "PROJECT", "NAME");
     for row in Accounts::open(dir)?.list_keys()? {
         let state = state(&row, now);
-        println!("{:<28} {:<14} {:<16} {:<16} {:<16} {state}", row.id, row.prefix, row.org, row.project, row.name);
+        println!(
+            "{:<28} {:<14} {:<16} {:<16} {:<16} {state}",
+            row.id, row.prefix, row.org, row.project, row.name
+        );
     }
     Ok(())
 }

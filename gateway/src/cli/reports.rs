@@ -87,7 +87,10 @@ pub(super) fn usage(args: &UsageArgs, dir: &Path) -> Result<(), Failure> {
 }
 
 fn print_usage(title: &str, rows: &[usage::UsageRow]) {
-    println!("{title:<28} {:>9} {:>12} {:>12} {:>12} {:>12} {:>16}", "REQUESTS", "PROMPT", "UNCACHED", "CACHED", "OUTPUT", "USD");
+    println!(
+        "{title:<28} {:>9} {:>12} {:>12} {:>12} {:>12} {:>16}",
+        "REQUESTS", "PROMPT", "UNCACHED", "CACHED", "OUTPUT", "USD"
+    );
     for row in rows {
         let prompt = row.uncached_input + row.cached_input;
         println!(
@@ -101,7 +104,12 @@ fn print_usage(title: &str, rows: &[usage::UsageRow]) {
         );
     }
     let total = rows.iter().try_fold(Picos::ZERO, |sum, row| sum.checked_add(row.cost));
-    println!("{:<28} {:>9} {:>67}\n", "TOTAL", rows.iter().map(|row| row.requests).sum::<u64>(), total.map_or_else(|| "out of range".to_owned(), Picos::to_usd));
+    println!(
+        "{:<28} {:>9} {:>67}\n",
+        "TOTAL",
+        rows.iter().map(|row| row.requests).sum::<u64>(),
+        total.map_or_else(|| "out of range".to_owned(), Picos::to_usd)
+    );
 }
 
 /// Writes the bill.
@@ -125,7 +133,11 @@ pub(super) fn verify(dir: &Path) -> Result<(), Failure> {
     prepare(dir)?;
     let report = audit::verify(dir)?;
     println!("{report}");
-    if report.is_ok() { Ok(()) } else { Err(format!("{} problems found in the ledger", report.problem_count).into()) }
+    if report.is_ok() {
+        Ok(())
+    } else {
+        Err(format!("{} problems found in the ledger", report.problem_count).into())
+    }
 }
 
 /// The names of accounts. A directory that has accounts but never served gets an empty ledger, so that reports of
@@ -135,7 +147,9 @@ fn prepare(dir: &Path) -> Result<Names, Failure> {
         return Err(format!("no data directory at {}", dir.display()).into());
     }
     let names = Accounts::open(dir)?.names()?;
-    if let Err(LedgerError::Missing(_)) = usage::usage(dir, &names, Period { from_ms: 0, to_ms: 0 }, GroupBy::Model) {
+    if let Err(LedgerError::Missing(_)) =
+        usage::usage(dir, &names, Period { from_ms: 0, to_ms: 0 }, GroupBy::Model)
+    {
         match Ledger::open(dir, &LedgerSection::default(), unix_ms()) {
             Ok(ledger) => ledger.close(),
             // A server is starting at this moment and makes it.

@@ -26,7 +26,8 @@ const BLOCKING_THREADS: usize = 4;
 
 /// Serves until a signal.
 pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
-    std::fs::create_dir_all(&config.data.dir).map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
+    std::fs::create_dir_all(&config.data.dir)
+        .map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
     if config.engine.threads > 0 {
         rayon::ThreadPoolBuilder::new().num_threads(config.engine.threads).build_global()?;
     }
@@ -56,7 +57,12 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(api: Arc<Api>, listener: TcpListener, admin: TcpListener, config: &Config) -> Result<(), Failure> {
+async fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    admin: TcpListener,
+    config: &Config,
+) -> Result<(), Failure> {
     let options = Options::of(&config.server);
     let lifecycle = api.serving.lifecycle.clone();
     let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
@@ -142,7 +148,8 @@ fn announce(
 }
 
 fn snippets(url: &str, key: &str, model: &str) -> String {
-    let python_key = if key.starts_with('$') { "os.environ[\"SPILLWAY_KEY\"]".to_owned() } else { format!("\"{key}\"") };
+    let python_key =
+        if key.starts_with('$') { "os.environ[\"SPILLWAY_KEY\"]".to_owned() } else { format!("\"{key}\"") };
     format!(
         r#"
   curl -N {url}/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \

@@ -25,12 +25,16 @@ pub(super) fn apply_overrides(
     let mut overrides: Vec<_> = env.filter(|(name, _)| name.starts_with(PREFIX)).collect();
     overrides.sort();
     for (variable, value) in overrides {
-        let refuse =
-            |message: String| ConfigError::Variable { variable: variable.clone(), value: shorten(&value), message };
+        let refuse = |message: String| ConfigError::Variable {
+            variable: variable.clone(),
+            value: shorten(&value),
+            message,
+        };
         let path = variable[PREFIX.len()..].to_ascii_lowercase();
-        let Some((section, key)) = path.split_once("__").filter(|(section, key)| {
-            !section.is_empty() && !key.is_empty() && !key.contains("__")
-        }) else {
+        let Some((section, key)) = path
+            .split_once("__")
+            .filter(|(section, key)| !section.is_empty() && !key.is_empty() && !key.contains("__"))
+        else {
             return Err(refuse("must be SPILLWAY__<SECTION>__<KEY>".to_owned()));
         };
         let parsed = parse_value(section, key, &value);

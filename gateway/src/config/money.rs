@@ -103,7 +103,9 @@ impl<'de> Deserialize<'de> for Decimal {
                 Ok(Decimal(text.to_owned()))
             }
             fn visit_f64<E: de::Error>(self, value: f64) -> Result<Decimal, E> {
-                Err(E::custom(format!("money is exact, a float is not: write {value} as a string: \"{value}\"")))
+                Err(E::custom(format!(
+                    "money is exact, a float is not: write {value} as a string: \"{value}\""
+                )))
             }
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Decimal, E> {
                 Err(E::custom(format!("write {value} as a string: \"{value}\"")))
@@ -181,8 +183,9 @@ impl PriceRule {
         };
         let from = self.effective_from.as_ref().map_or(Ok(0), |instant| {
             let text = instant.text();
-            civil::parse_ms(&text)
-                .map_err(|error| invalid(&format!("money.price[{at}].effective_from"), &text, &error.to_string()))
+            civil::parse_ms(&text).map_err(|error| {
+                invalid(&format!("money.price[{at}].effective_from"), &text, &error.to_string())
+            })
         })?;
         let (uncached, cached) =
             (price("uncached_input", &self.uncached_input)?, price("cached_input", &self.cached_input)?);
@@ -203,8 +206,8 @@ impl BudgetRule {
             let message = "must be a key id, an organisation, or a project as \"organisation/project\"";
             return Err(invalid(&key("name"), &self.name, message));
         }
-        let amount = Picos::parse_usd(&self.usd.0)
-            .map_err(|source| ConfigError::Money { key: key("usd"), source })?;
+        let amount =
+            Picos::parse_usd(&self.usd.0).map_err(|source| ConfigError::Money { key: key("usd"), source })?;
         if amount.0 < 0 {
             return Err(invalid(&key("usd"), &self.usd.0, "must not be negative"));
         }

@@ -87,11 +87,21 @@ fn refusals_name_what_is_wrong() {
         ("", &[("SPILLWAY__SERVER", "1")], "SPILLWAY__<SECTION>__<KEY>"),
         ("", &[("SPILLWAY__ENGINE__THREADS", "two")], "SPILLWAY__ENGINE__THREADS"),
         ("", &[("SPILLWAY__ENGINE__THREADS", "2\nx = 1")], "SPILLWAY__ENGINE__THREADS"),
-        (&price("uncached_input = 0.1\ncached_input = \"0\"\noutput = \"0\"\n"), &[], "write 0.1 as a string"),
-        (&price("uncached_input = 1\ncached_input = \"0\"\noutput = \"0\"\n"), &[], "as a string"),
-        (&price("uncached_input = \"1e3\"\ncached_input = \"0\"\noutput = \"0\"\n"), &[], "money.price[0].uncached_input"),
         (
-            &price("uncached_input = \"0\"\ncached_input = \"0\"\noutput = \"0\"\neffective_from = \"soon\"\n"),
+            &price("uncached_input = 0.1\ncached_input = \"0\"\noutput = \"0\"\n"),
+            &[],
+            "write 0.1 as a string",
+        ),
+        (&price("uncached_input = 1\ncached_input = \"0\"\noutput = \"0\"\n"), &[], "as a string"),
+        (
+            &price("uncached_input = \"1e3\"\ncached_input = \"0\"\noutput = \"0\"\n"),
+            &[],
+            "money.price[0].uncached_input",
+        ),
+        (
+            &price(
+                "uncached_input = \"0\"\ncached_input = \"0\"\noutput = \"0\"\neffective_from = \"soon\"\n",
+            ),
             &[],
             "money.price[0].effective_from",
         ),

@@ -159,8 +159,7 @@ pub(super) fn each_settled(
         "SELECT {COLUMNS} FROM transfers WHERE kind = 'settle' AND at_ms >= ?1 AND at_ms < ?2 ORDER BY seq"
     );
     let mut statement = db.prepare(&sql).map_err(LedgerError::from)?;
-    let mut rows =
-        statement.query(params![period.from_ms, period.to_ms]).map_err(LedgerError::from)?;
+    let mut rows = statement.query(params![period.from_ms, period.to_ms]).map_err(LedgerError::from)?;
     let mut summary = Summary::default();
     while let Some(row) = rows.next().map_err(LedgerError::from)? {
         let row = reader::transfer(row).map_err(LedgerError::from)?;
@@ -216,7 +215,9 @@ fn line<'a>(row: &'a Transfer, names: &'a Names) -> Line<'a> {
 fn escaped(row: &Transfer, names: &Names) -> Vec<String> {
     let value = serde_json::to_value(line(row, names)).unwrap_or_default();
     let fields = value.as_object().into_iter().flatten().map(|(_, value)| match value {
-        serde_json::Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{text}"),
+        serde_json::Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => {
+            format!("'{text}")
+        }
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => String::new(),
         other => other.to_string(),

@@ -22,7 +22,10 @@ pub(super) fn open(dir: &Path) -> Result<Connection, LedgerError> {
     if !path.exists() {
         return Err(LedgerError::Missing(path.display().to_string()));
     }
-    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let db = Connection::open_with_flags(
+        &path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     db.busy_timeout(Duration::from_secs(5))?;
     check_version(&db)?;
     db.execute_batch("BEGIN")?;
@@ -70,7 +73,12 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         held: picos(17)?,
         released: picos(18)?,
         tokens: tokens(row, 19)?,
-        cost: Cost { uncached_input: picos(22)?, cached_input: picos(23)?, output: picos(24)?, total: picos(25)? },
+        cost: Cost {
+            uncached_input: picos(22)?,
+            cached_input: picos(23)?,
+            output: picos(24)?,
+            total: picos(25)?,
+        },
         end: match row.get_ref(26)?.data_type() {
             Type::Null => None,
             _ => Some(parsed(row, 26)?),
@@ -82,7 +90,11 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
 
 /// Three token columns from `first` on.
 pub(super) fn tokens(row: &Row<'_>, first: usize) -> rusqlite::Result<Tokens> {
-    Ok(Tokens { uncached_input: row.get(first)?, cached_input: row.get(first + 1)?, output: row.get(first + 2)? })
+    Ok(Tokens {
+        uncached_input: row.get(first)?,
+        cached_input: row.get(first + 1)?,
+        output: row.get(first + 2)?,
+    })
 }
 
 fn parsed<T: FromStr<Err = LedgerError>>(row: &Row<'_>, at: usize) -> rusqlite::Result<T> {

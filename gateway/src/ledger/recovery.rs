@@ -29,6 +29,10 @@ pub(super) fn recover(book: &mut Book, store: &mut dyn Store, now_ms: u64) -> Re
         }
     }
     store.commit()?;
-    tracing::info!(settled = recovery.settled, voided = recovery.voided, "ended requests of an earlier process");
+    tracing::info!(
+        settled = recovery.settled,
+        voided = recovery.voided,
+        "ended requests of an earlier process"
+    );
     Ok(recovery)
 }

@@ -38,7 +38,8 @@ impl FromStr for Kind {
     type Err = LedgerError;
 
     fn from_str(text: &str) -> Result<Self, LedgerError> {
-        let found = [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void].into_iter().find(|k| k.as_str() == text);
+        let found =
+            [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void].into_iter().find(|k| k.as_str() == text);
         found.ok_or_else(|| LedgerError::Corrupt(format!("unknown kind {text:?}")))
     }
 }

@@ -103,8 +103,7 @@ impl SqliteStore {
         for row in statement.query_map([], reader::transfer)? {
             let row = row?;
             let entry = open.entry(row.request_id);
-            let hold =
-                entry.or_insert(OpenRow { facts: row.facts, held: Picos::ZERO, checkpoint: None });
+            let hold = entry.or_insert(OpenRow { facts: row.facts, held: Picos::ZERO, checkpoint: None });
             hold.held = hold
                 .held
                 .checked_add(row.held)
@@ -131,7 +130,8 @@ fn configure(db: &Connection) -> Result<(), LedgerError> {
     let mode: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     if mode != "wal" || synchronous != 2 {
-        let message = format!("journal_mode {mode:?} and synchronous {synchronous}, needed are \"wal\" and 2");
+        let message =
+            format!("journal_mode {mode:?} and synchronous {synchronous}, needed are \"wal\" and 2");
         return Err(LedgerError::Unavailable(message));
     }
     Ok(())
@@ -189,9 +189,9 @@ impl Store for SqliteStore {
             row.first_token_ms,
             row.hash.as_slice(),
         ])?;
-        let mut insert = self
-            .db
-            .prepare_cached("INSERT INTO entries (seq, line, account, amount_picos) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO entries (seq, line, account, amount_picos) VALUES (?1, ?2, ?3, ?4)",
+        )?;
         for (line, entry) in entries.iter().enumerate() {
             insert.execute(params![row.seq, line, entry.account, entry.amount.0])?;
         }
@@ -210,7 +210,8 @@ impl Store for SqliteStore {
         if kind == Kind::Void.as_str() {
             return Ok(Some(Ended::Voided));
         }
-        let end = end.unwrap_or_default().parse().map_err(|error: LedgerError| StoreError(error.to_string()))?;
+        let end =
+            end.unwrap_or_default().parse().map_err(|error: LedgerError| StoreError(error.to_string()))?;
         Ok(Some(Ended::Settled(super::Settled { seq, cost, tokens, end })))
     }
 

@@ -131,12 +131,24 @@ async fn every_budget_above_the_key_counts() {
     ledger.hold(ask("a", "k1", "p1", 1_000)).await.unwrap();
     let over = |scope, limit, spent, held, requested| {
         let picos = [limit, spent, held, requested].map(Picos);
-        Err(HoldError::Budget { scope, limit: picos[0], spent: picos[1], held: picos[2], requested: picos[3] })
+        Err(HoldError::Budget {
+            scope,
+            limit: picos[0],
+            spent: picos[1],
+            held: picos[2],
+            requested: picos[3],
+        })
     };
     assert_eq!(ledger.hold(ask("b", "k1", "p1", 1)).await, over(BudgetScope::Key, 1_000, 0, 1_000, 1));
-    assert_eq!(ledger.hold(ask("c", "k2", "p1", 501)).await, over(BudgetScope::Project, 1_500, 0, 1_000, 501));
+    assert_eq!(
+        ledger.hold(ask("c", "k2", "p1", 501)).await,
+        over(BudgetScope::Project, 1_500, 0, 1_000, 501)
+    );
     ledger.hold(ask("d", "k2", "p1", 500)).await.unwrap();
-    assert_eq!(ledger.hold(ask("e", "k3", "p2", 501)).await, over(BudgetScope::Organisation, 2_000, 0, 1_500, 501));
+    assert_eq!(
+        ledger.hold(ask("e", "k3", "p2", 501)).await,
+        over(BudgetScope::Organisation, 2_000, 0, 1_500, 501)
+    );
     ledger.hold(ask("f", "k3", "p2", 500)).await.unwrap();
     assert_eq!(ledger.extend("f", Picos(1), 1).await, over(BudgetScope::Organisation, 2_000, 0, 2_000, 1));
     // What a settle gives back may be held again; what it billed never.

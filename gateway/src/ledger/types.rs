@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::accounts::Budgets;
 pub use crate::config::BudgetScope;
-use crate::money::{MoneyError, Picos, PriceVersion};
 pub use crate::money::Tokens;
+use crate::money::{MoneyError, Picos, PriceVersion};
 
 /// Longest request id, in bytes.
 pub(super) const MAX_REQUEST_ID: usize = 128;

@@ -142,10 +142,11 @@ impl Audit {
         if let Some((seq, _)) = lines.next {
             self.report.problem(format!("entries of row {seq} have no row"));
         }
-        self.report.head = self.previous.map_or(GENESIS, |(_, _, hash)| hash).iter().fold(
-            String::new(),
-            |hex, byte| format!("{hex}{byte:02x}"),
-        );
+        self.report.head = self
+            .previous
+            .map_or(GENESIS, |(_, _, hash)| hash)
+            .iter()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         Ok(())
     }
 
@@ -205,7 +206,10 @@ impl Audit {
             open.insert(id.clone(), hold);
         } else {
             let Some(hold) = open.get_mut(id) else {
-                return report.problem(format!("row {seq}: {} of request {id:?} without open hold", row.kind.as_str()));
+                return report.problem(format!(
+                    "row {seq}: {} of request {id:?} without open hold",
+                    row.kind.as_str()
+                ));
             };
             if hold.facts != *row.facts {
                 report.problem(format!("row {seq}: request {id:?} has changed its key, price or admission"));
@@ -213,13 +217,16 @@ impl Audit {
             hold.held += i128::from(row.held.0);
         }
         let ends = matches!(row.kind, Kind::Settle | Kind::Void);
-        if !ends && (row.released, row.cost.total, row.tokens) != (Picos::ZERO, Picos::ZERO, Tokens::default()) {
+        if !ends
+            && (row.released, row.cost.total, row.tokens) != (Picos::ZERO, Picos::ZERO, Tokens::default())
+        {
             report.problem(format!("row {seq}: a {} releases or bills", row.kind.as_str()));
         }
         if ends {
             let held = open.remove(id).map_or(0, |hold| hold.held);
             ended.insert(id.clone());
-            if i128::from(row.released.0) != held || row.cost.total > row.released || row.held != Picos::ZERO {
+            if i128::from(row.released.0) != held || row.cost.total > row.released || row.held != Picos::ZERO
+            {
                 report.problem(format!("row {seq}: request {id:?} held {held}, released {}", row.released.0));
             }
         }
@@ -280,7 +287,8 @@ impl Audit {
 
     /// A checkpoint belongs to an open hold, which can pay for it.
     fn check_checkpoints(&mut self, db: &Connection) -> Result<(), LedgerError> {
-        let mut statement = db.prepare("SELECT request_id, uncached_input, cached_input, output FROM checkpoints")?;
+        let mut statement =
+            db.prepare("SELECT request_id, uncached_input, cached_input, output FROM checkpoints")?;
         for noted in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, reader::tokens(row, 1)?)))? {
             let (id, tokens) = noted?;
             let Some(hold) = self.open.get(&id) else {

@@ -196,10 +196,12 @@ impl Writer {
 
     fn commit(&mut self, batch: Vec<Queued>) {
         let mut answers = Vec::with_capacity(batch.len());
+        // What is left in it after a failure is dropped last, so that whoever hears of it finds the ledger unhealthy.
+        let mut batch = batch.into_iter();
         let result = if self.status.failed.load(Ordering::Acquire) {
             Err(StoreError("an earlier write failed".to_owned()))
         } else {
-            self.apply(batch, &mut answers)
+            self.apply(&mut batch, &mut answers)
         };
         if let Err(error) = &result {
             // Never tried again: after a failed sync the store may have dropped what it says it holds.
@@ -214,7 +216,11 @@ impl Writer {
         }
     }
 
-    fn apply(&mut self, batch: Vec<Queued>, answers: &mut Vec<Answer>) -> Result<(), StoreError> {
+    fn apply(
+        &mut self,
+        batch: &mut impl Iterator<Item = Queued>,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreError> {
         self.store.begin()?;
         for queued in batch {
             let (answer, fatal) = self.one(queued.command);
@@ -245,16 +251,15 @@ impl Writer {
             Command::Extend { request_id, additional, at_ms, ack } => {
                 let result = book.extend(store, &request_id, additional, at_ms);
                 let fatal = hold_failure(&result);
-                let answer: Answer = Box::new(move |failure, _| drop(ack.send(hold_outcome(result, failure))));
+                let answer: Answer =
+                    Box::new(move |failure, _| drop(ack.send(hold_outcome(result, failure))));
                 (Some(answer), fatal)
             }
             Command::Checkpoint { request_id, tokens, at_ms, ack } => {
                 reply(book.checkpoint(store, &request_id, tokens, at_ms), ack)
             }
             Command::Settle(settlement, ack) => reply(book.settle(store, &settlement), Some(ack)),
-            Command::SettleDetached(settlement) => {
-                reply(book.settle_within_hold(store, &settlement), None)
-            }
+            Command::SettleDetached(settlement) => reply(book.settle_within_hold(store, &settlement), None),
             Command::Void { request_id, at_ms, ack } => reply(book.void(store, &request_id, at_ms), ack),
         }
     }

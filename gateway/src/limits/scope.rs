@@ -59,14 +59,10 @@ impl ScopeState {
             requested: 1,
             retry_after_ms: (self.concurrency > 0).then_some(CONCURRENCY_RETRY_MS),
         });
-        [
-            rate(LimitKind::Requests, &self.requests, 1),
-            rate(LimitKind::Tokens, &self.tokens, tokens),
-            places,
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        [rate(LimitKind::Requests, &self.requests, 1), rate(LimitKind::Tokens, &self.tokens, tokens), places]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Takes a request, a place and the tokens; the ticket is for [`ScopeState::release`].

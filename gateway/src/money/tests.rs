@@ -37,7 +37,10 @@ fn bad_decimals_are_refused() {
 fn cost_is_price_times_tokens() {
     let price = PriceVersion::new("m", "default", 0, Picos(100_000), Picos(50_000), Picos(400_000));
     let cost = price.cost(Tokens { uncached_input: 10, cached_input: 20, output: 3 }).unwrap();
-    assert_eq!((cost.uncached_input, cost.cached_input, cost.output), (Picos(1_000_000), Picos(1_000_000), Picos(1_200_000)));
+    assert_eq!(
+        (cost.uncached_input, cost.cached_input, cost.output),
+        (Picos(1_000_000), Picos(1_000_000), Picos(1_200_000))
+    );
     assert_eq!(cost.total.to_usd(), "0.0000032");
     let dear = PriceVersion::new("m", "default", 0, Picos(i64::MAX / 2), Picos(1), Picos(1));
     assert!(dear.cost(Tokens { uncached_input: 3, ..Tokens::default() }).is_err());

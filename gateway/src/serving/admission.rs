@@ -130,7 +130,8 @@ impl Serving {
         let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
         let streams = self.submit(engine, prompts, &job, &plan)?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
-        let mut flight = InFlight::new(Opening { serving: Arc::clone(self), job, plan, price, reservation, streams });
+        let mut flight =
+            InFlight::new(Opening { serving: Arc::clone(self), job, plan, price, reservation, streams });
         flight.open(hold, || self.queue_timeout(engine)).await?;
         Ok(flight)
     }

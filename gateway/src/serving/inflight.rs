@@ -313,7 +313,7 @@ impl InFlight {
 
     /// Waits until the socket has taken everything that was handed over, so that a bill for all of it is never ahead of
     /// the client. Like [`before_delivery`](Self::before_delivery), for the body's poll only.
-    pub async fn all_flushed(&self) {
+    pub async fn all_flushed(&mut self) {
         let (yielded, _) = self.delivery.totals();
         if let Some(before_last) = yielded.checked_sub(1) {
             self.delivery.flushed_beyond(before_last).await;

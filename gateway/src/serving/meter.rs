@@ -4,7 +4,7 @@ use crate::money::Tokens;
 
 /// Token counts of one request: prompts, and the choices made from each.
 #[derive(Clone, Debug)]
-pub struct Meter {
+pub(super) struct Meter {
     prompts: Vec<Prompt>,
     choices_per_prompt: usize,
     generated: Vec<u32>,
@@ -19,40 +19,40 @@ struct Prompt {
 
 impl Meter {
     /// A request with prompts of these lengths.
-    pub fn new(prompt_tokens: &[u32], choices_per_prompt: usize) -> Self {
+    pub(super) fn new(prompt_tokens: &[u32], choices_per_prompt: usize) -> Self {
         let prompts: Vec<_> = prompt_tokens.iter().map(|&tokens| Prompt { tokens, cached: None }).collect();
         let generated = vec![0; prompts.len() * choices_per_prompt];
         Self { prompts, choices_per_prompt, generated }
     }
 
     /// The engine admitted `choice` and found `cached` tokens of its prompt.
-    pub fn started(&mut self, choice: usize, cached: u32) {
+    pub(super) fn started(&mut self, choice: usize, cached: u32) {
         let prompt = &mut self.prompts[choice / self.choices_per_prompt];
         prompt.cached.get_or_insert(cached.min(prompt.tokens));
     }
 
     /// The engine generated `tokens` more tokens of `choice`.
-    pub fn generated(&mut self, choice: usize, tokens: u32) {
+    pub(super) fn generated(&mut self, choice: usize, tokens: u32) {
         self.generated[choice] += tokens;
     }
 
     /// Generated tokens of one choice.
-    pub fn of(&self, choice: usize) -> u32 {
+    pub(super) fn of(&self, choice: usize) -> u32 {
         self.generated[choice]
     }
 
     /// Generated tokens over all choices.
-    pub fn total(&self) -> u32 {
+    pub(super) fn total(&self) -> u32 {
         self.generated.iter().sum()
     }
 
     /// All prompts and everything generated.
-    pub fn whole(&self) -> Tokens {
+    pub(super) fn whole(&self) -> Tokens {
         self.sum(&self.generated, |_| true)
     }
 
     /// `outputs[choice]` tokens, and the prompts of which at least one token went out.
-    pub fn part(&self, outputs: &[u32]) -> Tokens {
+    pub(super) fn part(&self, outputs: &[u32]) -> Tokens {
         let per = self.choices_per_prompt;
         self.sum(outputs, |prompt| outputs[prompt * per..(prompt + 1) * per].iter().any(|&tokens| tokens > 0))
     }

@@ -201,8 +201,9 @@ fn billed_is_delivered_to_the_token() {
 fn a_client_that_leaves_before_the_first_token_pays_nothing() {
     let (server, key) = start();
     // Fill the engine with other work, so that the prompt is still waiting or in prefill when its client leaves.
-    let prompt = "A long prompt that takes a while. ".repeat(700);
-    for _ in 0..4 {
+    for i in 0..4 {
+        // Another prompt each time: a cached one would be through its prefill at once.
+        let prompt = format!("Number {i}. ").repeat(1_000);
         let body = chat(&prompt, json!({"max_tokens": 5, "stream": true, "seed": 1}));
         let mut wire = crate::support::Wire::connect(server.address).expect("connect");
         let bearer = format!("Bearer {key}");

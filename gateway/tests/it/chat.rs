@@ -28,7 +28,7 @@ fn check_usage(usage: &Value) {
         "usage",
         usage,
         &["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details"],
-        &["completion_tokens_details", "cost"],
+        &["completion_tokens_details", "cost_usd"],
     );
     assert!(
         usage["prompt_tokens_details"]["cached_tokens"].is_u64(),

@@ -70,9 +70,6 @@ fn prompts_of_token_ids_are_taken() {
     assert_eq!(Usage::of(&answer["usage"]).prompt, 3, "three ids are three prompt tokens");
     let beyond = complete(server, key, json!({"prompt": [4_000_000]}));
     assert_eq!(beyond.status(), 400, "an id beyond the vocabulary: {}", beyond.text());
-    // Id 2 is the control token that ends a turn: a caller may not send it.
-    let control = complete(server, key, json!({"prompt": [504, 2]}));
-    assert_eq!(control.status(), 400, "a control id: {}", control.text());
 }
 
 #[test]

@@ -15,10 +15,13 @@ impl From<AuthError> for ApiError {
                 Code::InvalidApiKey,
                 "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
             ),
-            AuthError::Malformed | AuthError::Unknown => {
-                Self::new(Code::InvalidApiKey, "Incorrect API key provided. Create one with 'spillway keys create'.")
+            AuthError::Malformed | AuthError::Unknown => Self::new(
+                Code::InvalidApiKey,
+                "Incorrect API key provided. Create one with 'spillway keys create'.",
+            ),
+            AuthError::Revoked => {
+                Self::new(Code::InvalidApiKey, "This API key was revoked. Use another one.")
             }
-            AuthError::Revoked => Self::new(Code::InvalidApiKey, "This API key was revoked. Use another one."),
             AuthError::Expired => Self::new(Code::KeyExpired, "This API key has expired. Use another one."),
             AuthError::OrgDisabled => {
                 Self::new(Code::OrganisationDisabled, "The organization of this API key is disabled.")
@@ -39,7 +42,9 @@ impl From<LimitError> for ApiError {
             LimitKind::Requests | LimitKind::Concurrency => Code::RateRequests,
         };
         let LimitError { scope, kind, limit, used, requested, retry_after_ms } = error;
-        let what = format!("Rate limit reached for this {scope}: limit {limit} {kind}, used {used}, requested {requested}.");
+        let what = format!(
+            "Rate limit reached for this {scope}: limit {limit} {kind}, used {used}, requested {requested}."
+        );
         match retry_after_ms {
             Some(ms) => Self::new(code, format!("{what} Try again in {} ms.", ms)).retry_after_ms(ms),
             None => Self::new(code, format!("{what} The request can never fit; make it smaller.")),
@@ -76,7 +81,8 @@ fn ledger_unavailable(reason: &str) -> ApiError {
 
 fn server_error(reason: &str) -> ApiError {
     tracing::error!(reason, "request failed");
-    let message = "The server had an error while processing the request. Nothing was charged. Try again shortly.";
+    let message =
+        "The server had an error while processing the request. Nothing was charged. Try again shortly.";
     ApiError::new(Code::ServerError, message).retry_after_ms(1_000)
 }
 
@@ -98,17 +104,21 @@ impl From<AdmitError> for ApiError {
                 );
                 Self::param(Code::ContextLength, "messages", message)
             }
-            AdmitError::EmptyPrompt => {
-                Self::param(Code::EmptyPrompt, "prompt", "Invalid 'prompt': a prompt must have at least one token.")
-            }
+            AdmitError::EmptyPrompt => Self::param(
+                Code::EmptyPrompt,
+                "prompt",
+                "Invalid 'prompt': a prompt must have at least one token.",
+            ),
             AdmitError::UnknownToken { token, vocab } => Self::param(
                 Code::InvalidValue,
                 "prompt",
                 format!("Invalid 'prompt': token {token} is not in the vocabulary of {vocab} tokens."),
             ),
-            AdmitError::Conversation(reason) => {
-                Self::param(Code::InvalidValue, "messages", format!("The model cannot take these messages: {reason}."))
-            }
+            AdmitError::Conversation(reason) => Self::param(
+                Code::InvalidValue,
+                "messages",
+                format!("The model cannot take these messages: {reason}."),
+            ),
             AdmitError::NoPrice(model) => server_error(&format!("no price is in force for model {model}")),
             AdmitError::Money(error) => server_error(&error.to_string()),
             AdmitError::Submit { source, retry_after_ms } => submit(source, retry_after_ms),

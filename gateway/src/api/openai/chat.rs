@@ -9,8 +9,8 @@ use engine::{Engine, TokenLogprob};
 use super::chat_request::ChatRequest;
 use super::surface::{ChunkOptions, Collected, Piece, Surface, head, text_logprobs, token_text};
 use super::wire::{
-    ChatAlternative, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, ChatTokenLogprob, Completion,
-    Head, Usage,
+    ChatAlternative, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, ChatTokenLogprob,
+    Completion, Head, Usage,
 };
 use super::{stream, unary};
 use crate::api::Shared;
@@ -22,7 +22,11 @@ use crate::api::sse;
 use crate::serving::{Job, PromptInput};
 
 /// Answers a conversation, at once or as a stream.
-pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Response<Body>> {
+pub async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts.headers, body, api.body).await?;
     let ChatRequest { common, messages, max_tokens, logprobs } = ChatRequest::read(body, &api.limits)?;
@@ -126,7 +130,12 @@ impl Surface for Chat {
         let choice = |(index, choice): (usize, Collected)| ChatChoice {
             index,
             logprobs: self.logprobs(&choice.output.logprobs),
-            message: ChatMessage { role: "assistant", content: choice.output.text, refusal: None, annotations: [] },
+            message: ChatMessage {
+                role: "assistant",
+                content: choice.output.text,
+                refusal: None,
+                annotations: [],
+            },
             finish_reason: choice.finish_reason,
         };
         let choices = choices.into_iter().enumerate().map(choice).collect();

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn prompts_in_four_shapes() {
-        for (text, count) in [("\"a\"", 1), ("[\"a\",\"b\"]", 2), ("[1,2]", 1), ("[[1],[2,3]]", 2), ("[[1],\"a\"]", 2)]
+        for (text, count) in
+            [("\"a\"", 1), ("[\"a\",\"b\"]", 2), ("[1,2]", 1), ("[[1],[2,3]]", 2), ("[[1],\"a\"]", 2)]
         {
             assert_eq!(read(&format!("\"prompt\":{text}")).unwrap().prompts.len(), count, "{text}");
         }

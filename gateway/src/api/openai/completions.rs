@@ -20,10 +20,15 @@ use crate::api::sse;
 use crate::serving::Job;
 
 /// Continues one or many prompts, at once or as a stream.
-pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Response<Body>> {
+pub async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts.headers, body, api.body).await?;
-    let CompletionRequest { common, prompts, max_tokens, logprobs } = CompletionRequest::read(body, &api.limits)?;
+    let CompletionRequest { common, prompts, max_tokens, logprobs } =
+        CompletionRequest::read(body, &api.limits)?;
     let engine = api.engine_of(&common.model)?;
     let mut sampling = common.sampling(engine.card(), engine.tokenizer().vocab_size(), logprobs)?;
     sampling.seed = common.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
@@ -89,7 +94,10 @@ impl Text {
         let mut lists = TextLogprobs::default();
         for entry in text_logprobs(tokenizer, entries) {
             let text = token_text(tokenizer, entry.token);
-            let top = entry.top.iter().map(|&(token, logprob)| (token_text(tokenizer, token), Value::from(logprob)));
+            let top = entry
+                .top
+                .iter()
+                .map(|&(token, logprob)| (token_text(tokenizer, token), Value::from(logprob)));
             lists.text_offset.push(self.offsets[choice]);
             self.offsets[choice] += text.chars().count();
             lists.tokens.push(text);

@@ -83,10 +83,18 @@ impl Common {
     }
 
     /// Checks token ids against the vocabulary and fills absent fields from the model's card.
-    pub fn sampling(&self, card: &models::Card, vocab: usize, logprobs: Option<u8>) -> ApiResult<SamplingParams> {
+    pub fn sampling(
+        &self,
+        card: &models::Card,
+        vocab: usize,
+        logprobs: Option<u8>,
+    ) -> ApiResult<SamplingParams> {
         let known = |id: u32| (id as usize) < vocab;
         if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| !known(*id)) {
-            return Err(invalid("logit_bias", &format!("token {id} is not in the vocabulary of {vocab} tokens")));
+            return Err(invalid(
+                "logit_bias",
+                &format!("token {id} is not in the vocabulary of {vocab} tokens"),
+            ));
         }
         if let Some(id) = self.stop.token_ids.iter().find(|id| !known(**id)) {
             let reason = format!("token {id} is not in the vocabulary of {vocab} tokens");
@@ -115,9 +123,10 @@ impl Common {
     /// Refuses a `min_tokens` that cannot be reached.
     pub fn check_lengths(&self, max_tokens: Option<u32>) -> ApiResult<()> {
         match max_tokens {
-            Some(max) if self.min_tokens > max => {
-                Err(invalid("min_tokens", &format!("it is {} but at most {max} tokens are allowed", self.min_tokens)))
-            }
+            Some(max) if self.min_tokens > max => Err(invalid(
+                "min_tokens",
+                &format!("it is {} but at most {max} tokens are allowed", self.min_tokens),
+            )),
             _ => Ok(()),
         }
     }
@@ -165,10 +174,16 @@ fn stop(fields: &mut Fields, limits: &Limits) -> ApiResult<Stop> {
         Some(text @ Json::String(_)) => vec![text],
         Some(other) => return Err(wrong_type("stop", "a string or an array of strings", &other)),
     };
-    let strings: Vec<String> =
-        strings.into_iter().map(|item| string_of("stop", item, limits.max_stop_bytes)).collect::<ApiResult<_>>()?;
+    let strings: Vec<String> = strings
+        .into_iter()
+        .map(|item| string_of("stop", item, limits.max_stop_bytes))
+        .collect::<ApiResult<_>>()?;
     if strings.iter().any(String::is_empty) {
-        return Err(ApiError::param(Code::EmptyString, "stop", "Invalid 'stop': a stop string must not be empty."));
+        return Err(ApiError::param(
+            Code::EmptyString,
+            "stop",
+            "Invalid 'stop': a stop string must not be empty.",
+        ));
     }
     let path = "stop_token_ids";
     let ids = fields.array(path, MAX_STOP_TOKENS)?.unwrap_or_default();
@@ -225,8 +240,9 @@ fn metadata(fields: &mut Fields, max_pairs: usize) -> ApiResult<Option<Value>> {
     let mut tags = Map::new();
     for (key, value) in *object {
         if key.len() > MAX_METADATA_KEY_BYTES {
-            let message =
-                format!("Invalid 'metadata': a key is longer than the maximum {MAX_METADATA_KEY_BYTES} bytes.");
+            let message = format!(
+                "Invalid 'metadata': a key is longer than the maximum {MAX_METADATA_KEY_BYTES} bytes."
+            );
             return Err(ApiError::param(Code::StringTooLong, path, message));
         }
         let value = string_of(&format!("metadata.{key}"), value, MAX_METADATA_VALUE_BYTES)?;

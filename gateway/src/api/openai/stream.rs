@@ -13,7 +13,12 @@ use crate::ledger::EndReason;
 use crate::serving::{Cause, InFlight, Step};
 
 /// The answer; `choices` is the number of choices, each of which gets an opening chunk.
-pub fn respond(flight: InFlight, surface: impl Surface, choices: usize, include_usage: bool) -> Response<Body> {
+pub fn respond(
+    flight: InFlight,
+    surface: impl Surface,
+    choices: usize,
+    include_usage: bool,
+) -> Response<Body> {
     let delivery = flight.delivery().clone();
     let driver = Driver::new(flight, surface, choices, include_usage);
     let frames = unfold(driver, |mut driver| async move {

@@ -9,7 +9,11 @@ use crate::ledger::EndReason;
 use crate::serving::{Cause, InFlight, Step};
 
 /// Runs to the end and answers. At the end of a budget the answer is what was generated until then.
-pub async fn respond(mut flight: InFlight, mut surface: impl Surface, choices: usize) -> ApiResult<Response<Body>> {
+pub async fn respond(
+    mut flight: InFlight,
+    mut surface: impl Surface,
+    choices: usize,
+) -> ApiResult<Response<Body>> {
     let mut collected: Vec<_> =
         (0..choices).map(|_| Collected { output: Piece::default(), finish_reason: "length" }).collect();
     let end = loop {

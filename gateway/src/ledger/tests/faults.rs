@@ -117,7 +117,10 @@ async fn a_dead_process_is_billed_at_its_checkpoints() {
     assert_eq!(*ledger.recovery(), Recovery { settled: 1, voided: 1 });
     let settled = ledger.settle(settlement("delivered", tokens(0, 0, 0))).await.unwrap();
     assert_eq!((settled.tokens, settled.end), (tokens(10, 0, 7), EndReason::Recovered));
-    assert!(matches!(ledger.settle(settlement("silent", tokens(0, 0, 1))).await, Err(LedgerError::Voided(_))));
+    assert!(matches!(
+        ledger.settle(settlement("silent", tokens(0, 0, 1))).await,
+        Err(LedgerError::Voided(_))
+    ));
     let after = closed_and_balanced(&ledger, dir.path());
     assert_eq!((after.open, after.settled, after.voided), (0, 2, 1));
     // A second start finds nothing to do and changes nothing.
@@ -167,10 +170,19 @@ async fn tampering_is_found() {
         ("UPDATE transfers SET price_output = 1 WHERE seq = 2", "row 2: price version"),
         ("UPDATE transfers SET key_id = 'key_2' WHERE seq = 2", "changed its key"),
         ("UPDATE transfers SET released_picos = 9999 WHERE seq = 2", "held 10000, released 9999"),
-        ("UPDATE entries SET amount_picos = amount_picos + 1 WHERE seq = 2 AND line = 0", "row 2: entries do not add up"),
-        ("UPDATE entries SET account = 'hold:key:key_2' WHERE seq = 1 AND line = 1", "row 1: entries do not say"),
+        (
+            "UPDATE entries SET amount_picos = amount_picos + 1 WHERE seq = 2 AND line = 0",
+            "row 2: entries do not add up",
+        ),
+        (
+            "UPDATE entries SET account = 'hold:key:key_2' WHERE seq = 1 AND line = 1",
+            "row 1: entries do not say",
+        ),
         ("DELETE FROM entries WHERE seq = 5", "account hold:key:key_1"),
-        ("DELETE FROM entries WHERE seq = 5; DELETE FROM transfers WHERE seq = 5", "checkpoint of request \"c\""),
+        (
+            "DELETE FROM entries WHERE seq = 5; DELETE FROM transfers WHERE seq = 5",
+            "checkpoint of request \"c\"",
+        ),
         ("DELETE FROM entries WHERE seq = 2; DELETE FROM transfers WHERE seq = 2", "row 3 follows row 1"),
         ("DELETE FROM transfers WHERE seq = 5", "entries of row 5 have no row"),
         ("UPDATE checkpoints SET output = 1000", "costs more than is held"),

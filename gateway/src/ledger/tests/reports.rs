@@ -16,7 +16,7 @@ async fn filled(dir: &Path) -> Ledger {
     for n in 1..=5_u32 {
         let id = format!("r{n}");
         let key_id = format!("key_{}", n % 2 + 1);
-        ledger.hold(HoldRequest { key_id, at_ms: 0, ..request(&id, 100_000) }).await.unwrap();
+        ledger.hold(HoldRequest { key_id, at_ms: 0, ..request(&id, 1_000_000) }).await.unwrap();
         let at_ms = u64::from(n) * 1_000;
         ledger.settle(Settlement { at_ms, ..settlement(&id, tokens(n, 10 * n, 100 * n)) }).await.unwrap();
     }
@@ -35,11 +35,15 @@ async fn export_adds_up_in_both_formats() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = filled(dir.path()).await;
     let (jsonl, summary) = text(dir.path(), Format::Jsonl, Period::ALL);
-    let lines: Vec<serde_json::Value> = jsonl.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        jsonl.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let sum = |field: &str| lines.iter().map(|line| line[field].as_i64().unwrap()).sum::<i64>();
     assert_eq!(lines.len(), 5);
     assert_eq!(sum("cost_picos"), 15 * (100 + 500 + 40_000));
-    assert_eq!(sum("uncached_input_picos") + sum("cached_input_picos") + sum("output_picos"), sum("cost_picos"));
+    assert_eq!(
+        sum("uncached_input_picos") + sum("cached_input_picos") + sum("output_picos"),
+        sum("cost_picos")
+    );
     let usd = |line: &serde_json::Value| Picos::parse_usd(line["cost_usd"].as_str().unwrap()).unwrap();
     assert!(lines.iter().all(|line| usd(line).0 == line["cost_picos"].as_i64().unwrap()));
     assert_eq!((lines[0]["organisation"].as_str(), lines[0]["key"].as_str()), (Some("acme"), Some("key_2")));
@@ -65,7 +69,11 @@ async fn export_adds_up_in_both_formats() {
         }
     }
     ledger.void("open", 1).await.unwrap();
-    assert_eq!(text(dir.path(), Format::Jsonl, Period::ALL).0, jsonl, "a row that is no settle changes nothing");
+    assert_eq!(
+        text(dir.path(), Format::Jsonl, Period::ALL).0,
+        jsonl,
+        "a row that is no settle changes nothing"
+    );
     closed_and_balanced(&ledger, dir.path());
     assert_eq!(text(dir.path(), Format::Csv, Period::ALL).0, csv_text);
 }
@@ -108,7 +116,8 @@ async fn usage_is_grouped() {
     let ledger = filled(dir.path()).await;
     let by = |by| usage(dir.path(), &names(), Period::ALL, by).unwrap();
     let keys = by(GroupBy::Key);
-    let figures: Vec<_> = keys.iter().map(|row| (row.id.as_str(), row.requests, row.output, row.cost.0)).collect();
+    let figures: Vec<_> =
+        keys.iter().map(|row| (row.id.as_str(), row.requests, row.output, row.cost.0)).collect();
     assert_eq!(figures, [("key_2", 3, 900, 9 * 40_600), ("key_1", 2, 600, 6 * 40_600)]);
     assert_eq!(keys[1].name, "a \"quoted\", name");
     for group in [GroupBy::Organisation, GroupBy::Project, GroupBy::Model] {

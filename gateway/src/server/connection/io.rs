@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::serving::WireState;
 use crate::server::Options;
+use crate::serving::WireState;
 
 /// What is expected of the client.
 #[derive(Debug, Default)]
@@ -75,7 +75,11 @@ impl<T> TimedIo<T> {
     }
 
     /// Notes whether the socket takes bytes, and fails when it has not for too long.
-    fn after_write(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn after_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         match &result {
             Poll::Pending => {
                 self.wire.set_blocked(true);
@@ -101,14 +105,19 @@ impl<T> TimedIo<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for TimedIo<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Pending => self.poll_read_clock(cx).map(Err),
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     // The first bytes of a request start its header's clock.
-                    let _ = self.activity.0.compare_exchange(IDLE, HEADER, Ordering::AcqRel, Ordering::Acquire);
+                    let _ =
+                        self.activity.0.compare_exchange(IDLE, HEADER, Ordering::AcqRel, Ordering::Acquire);
                 }
                 Poll::Ready(result)
             }

@@ -61,8 +61,8 @@ fn parse(line: &str) -> Row {
     let (uncached, cached) = (count("uncached_input_tokens"), count("cached_input_tokens"));
     Row {
         request_id: text("request_id"),
-        project: text("project_name"),
-        end: text("end"),
+        project: text("project"),
+        end: text("end_reason"),
         usage: Usage { prompt: uncached + cached, cached, completion: count("output_tokens") },
         cost_picos: i128::from(raw["cost_picos"].as_i64().expect("cost_picos is an integer")),
         raw,

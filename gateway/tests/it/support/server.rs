@@ -112,13 +112,18 @@ impl Server {
         cli(self.data.path(), arguments)
     }
 
-    /// Creates a key and returns its text.
+    /// Creates a key, waits until it works, and returns its text.
     pub(crate) fn key(&self, options: KeyOptions) -> String {
         let arguments = options.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = self.cli(&arguments);
         assert!(output.status.success(), "{arguments:?} failed: {}", said(&output));
-        String::from_utf8(output.stdout).expect("a key is text").trim().to_owned()
+        let key = String::from_utf8(output.stdout).expect("a key is text").trim().to_owned();
+        let bearer = format!("Bearer {key}");
+        eventually("the new key works", || {
+            self.get("/v1/models", &[("Authorization", &bearer)]).status() == 200
+        });
+        key
     }
 
     /// The export of everything, one row a request.

@@ -76,7 +76,8 @@ fn refused_messages() {
         check(&with_messages(messages), *code, param);
     }
     for kind in ["image_url", "input_audio", "file"] {
-        let part = format!(r#"[{{"role":"user","content":[{{"type":"{kind}","{kind}":{{"url":"file:///x"}}}}]}}]"#);
+        let part =
+            format!(r#"[{{"role":"user","content":[{{"type":"{kind}","{kind}":{{"url":"file:///x"}}}}]}}]"#);
         check(&with_messages(&part), Code::UnsupportedContent, "messages[0].content[0].type");
     }
 }
