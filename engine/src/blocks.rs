@@ -174,7 +174,10 @@ impl BlockManager {
         for id in holds {
             *counts.entry(*id).or_default() += 1;
         }
-        counts.iter().filter(|(id, count)| self.blocks[**id as usize].refs == **count && !keep.contains(id)).count()
+        counts
+            .iter()
+            .filter(|(id, count)| self.blocks[**id as usize].refs == **count && !keep.contains(id))
+            .count()
     }
 
     /// Numbers of blocks by state.
@@ -190,7 +193,8 @@ impl BlockManager {
         let mut refs = vec![0; self.blocks.len()];
         holds.for_each(|id| refs[*id as usize] += 1);
         let mut state = vec!["held"; self.blocks.len()];
-        let unheld = self.free.iter().map(|id| (id, "free")).chain(self.lru.values().map(|id| (id, "cached")));
+        let unheld =
+            self.free.iter().map(|id| (id, "free")).chain(self.lru.values().map(|id| (id, "cached")));
         for (id, name) in unheld {
             let slot = &mut state[*id as usize];
             if *slot != "held" {

@@ -125,7 +125,8 @@ impl Engine {
             return Err(SubmitError::TooLong { prompt: prompt.len(), limit: context_len });
         }
         let bias = request.sampling.logit_bias.iter().map(|bias| &bias.0);
-        if let Some(token) = prompt.iter().chain(&stop.token_ids).chain(bias).find(|t| **t as usize >= vocab) {
+        if let Some(token) = prompt.iter().chain(&stop.token_ids).chain(bias).find(|t| **t as usize >= vocab)
+        {
             return Err(SubmitError::UnknownToken { token: *token, vocab });
         }
         if stop.max_tokens == 0 {

@@ -96,7 +96,10 @@ impl Outlet {
     /// noticed through [`Self::interest`].
     pub(crate) fn send(&self, update: Update) {
         let sent = self.sender.try_send(update);
-        debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))), "sent without asking for room");
+        debug_assert!(
+            !matches!(sent, Err(mpsc::error::TrySendError::Full(_))),
+            "sent without asking for room"
+        );
     }
 
     /// Ends the sequence; what was sent before is still delivered.

@@ -84,7 +84,12 @@ impl SamplingParams {
         let bias = self.logit_bias.iter().map(|bias| bias.1).find(|bias| !bias.is_finite());
         let finite = |x: f32| x.is_finite();
         let checks = [
-            ("temperature", self.temperature, finite(self.temperature) && self.temperature >= 0.0, "0 or more"),
+            (
+                "temperature",
+                self.temperature,
+                finite(self.temperature) && self.temperature >= 0.0,
+                "0 or more",
+            ),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, up to 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
             ("presence_penalty", self.presence_penalty, finite(self.presence_penalty), "finite"),
@@ -96,10 +101,18 @@ impl SamplingParams {
                 "above 0",
             ),
             ("top_k", self.top_k.unwrap_or(1) as f32, self.top_k != Some(0), "1 or more"),
-            ("logprobs", f32::from(self.logprobs.unwrap_or(0)), self.logprobs <= Some(MAX_LOGPROBS), "up to 20"),
+            (
+                "logprobs",
+                f32::from(self.logprobs.unwrap_or(0)),
+                self.logprobs <= Some(MAX_LOGPROBS),
+                "up to 20",
+            ),
             ("logit_bias", bias.unwrap_or(0.0), bias.is_none(), "finite"),
         ];
-        checks.into_iter().find(|check| !check.2).map(|(name, value, _, bounds)| (name, f64::from(value), bounds))
+        checks
+            .into_iter()
+            .find(|check| !check.2)
+            .map(|(name, value, _, bounds)| (name, f64::from(value), bounds))
     }
 }
 

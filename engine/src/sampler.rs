@@ -68,7 +68,8 @@ impl Sampler {
     pub fn sample(&self, logits: &mut [f32]) -> Result<Choice, SampleError> {
         // Checked before bias and penalties, which could hide it.
         let raw_max = max_of(logits)?;
-        let raw = self.params.logprobs.map(|n| (filter::Ranking::new(logits, raw_max, n.into()), logits.to_vec()));
+        let raw =
+            self.params.logprobs.map(|n| (filter::Ranking::new(logits, raw_max, n.into()), logits.to_vec()));
         self.adjust(logits);
         let max = max_of(logits)?;
         if max == f32::NEG_INFINITY {

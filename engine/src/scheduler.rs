@@ -224,7 +224,8 @@ impl Scheduler {
             }
             let victims: Vec<Rank> = self.victims(ready, |other| other.0 > seq.tier).collect();
             if !possible {
-                let holds = victims.iter().filter_map(|rank| self.running.get(rank)).flat_map(|seq| &seq.blocks);
+                let holds =
+                    victims.iter().filter_map(|rank| self.running.get(rank)).flat_map(|seq| &seq.blocks);
                 let freed = self.blocks.freed_by(holds, &hits);
                 possible = fits(self.running.len() - victims.len(), available + freed);
             }
@@ -243,7 +244,9 @@ impl Scheduler {
         let mut hits = Vec::new();
         for i in 0..full {
             let (hash, parent) = seq.hashes(i, size);
-            let Some(id) = self.blocks.find(hash, parent, &seq.tokens[i * size..(i + 1) * size]) else { break };
+            let Some(id) = self.blocks.find(hash, parent, &seq.tokens[i * size..(i + 1) * size]) else {
+                break;
+            };
             hits.push(id);
         }
         hits

@@ -155,7 +155,8 @@ impl Worker {
 
     /// The next token of each sampling chunk, in order.
     fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
-        let samplers = step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| &self.live[&chunk.rank.1].sampler);
+        let samplers =
+            step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| &self.live[&chunk.rank.1].sampler);
         let mut rows: Vec<_> = samplers.zip(logits.chunks_mut(self.runner.vocab())).collect();
         if let [(sampler, row)] = &mut rows[..] {
             return vec![sampler.sample(row)];
@@ -164,14 +165,19 @@ impl Worker {
     }
 
     fn deliver(&mut self, step: &Step, choices: Vec<Result<Choice, SampleError>>) {
-        let tokens: Vec<_> = choices.iter().map(|choice| choice.as_ref().ok().map(|choice| choice.token)).collect();
+        let tokens: Vec<_> =
+            choices.iter().map(|choice| choice.as_ref().ok().map(|choice| choice.token)).collect();
         let outcomes = self.scheduler.commit(step, &tokens);
         for (outcome, choice) in outcomes.into_iter().zip(choices) {
             let mut failure = String::new();
             match (choice, self.live.get_mut(&outcome.id)) {
                 (Ok(Choice { token, logprob }), Some(live)) => {
                     live.sampler.observe(token);
-                    live.outlet.send(Update::Token { token, logprob, ends: outcome.ending == Some(Ending::Stop) });
+                    live.outlet.send(Update::Token {
+                        token,
+                        logprob,
+                        ends: outcome.ending == Some(Ending::Stop),
+                    });
                     self.stats.generated_tokens += 1;
                 }
                 (Err(error), _) => failure = error.to_string(),

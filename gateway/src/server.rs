@@ -3,7 +3,7 @@
 mod connection;
 mod signals;
 
-pub use signals::drive as drive_signals;
+pub use signals::Signals;
 
 use std::io;
 use std::net::SocketAddr;

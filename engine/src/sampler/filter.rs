@@ -50,7 +50,12 @@ fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
 }
 
 /// A sorted head of the vocabulary that holds at least `top_p` of the mass: the threshold is lowered until it does.
-fn nucleus(logits: &[f32], max: f32, params: &SamplingParams, weight: &impl Fn(f32) -> f64) -> Vec<Candidate> {
+fn nucleus(
+    logits: &[f32],
+    max: f32,
+    params: &SamplingParams,
+    weight: &impl Fn(f32) -> f64,
+) -> Vec<Candidate> {
     let total: f64 = logits.iter().map(|logit| weight(*logit)).sum();
     let mut depth = 4.0 * params.temperature;
     loop {
@@ -59,7 +64,8 @@ fn nucleus(logits: &[f32], max: f32, params: &SamplingParams, weight: &impl Fn(f
         let mass: f64 = logits.iter().filter(|logit| above(logit)).map(|logit| weight(*logit)).sum();
         // exp(-104) is the smallest f32 above zero: beyond it nothing has any mass.
         if mass >= total * f64::from(params.top_p) || depth > 104.0 * params.temperature {
-            let mut head: Vec<Candidate> = (0..).zip(logits.iter().copied()).filter(|(_, x)| above(x)).collect();
+            let mut head: Vec<Candidate> =
+                (0..).zip(logits.iter().copied()).filter(|(_, x)| above(x)).collect();
             sort(&mut head);
             return cut_mass(head, total * f64::from(params.top_p), weight);
         }

@@ -79,7 +79,11 @@ fn filters_keep_what_they_should() {
     let cases = [
         ("all", base.clone(), vec![0, 1, 2, 3]),
         ("top_k 1", SamplingParams { top_k: Some(1), ..base.clone() }, vec![0]),
-        ("top_k 3 keeps the lower of equals", SamplingParams { top_k: Some(3), ..base.clone() }, vec![0, 1, 2]),
+        (
+            "top_k 3 keeps the lower of equals",
+            SamplingParams { top_k: Some(3), ..base.clone() },
+            vec![0, 1, 2],
+        ),
         ("top_k beyond the vocabulary", SamplingParams { top_k: Some(9), ..base.clone() }, vec![0, 1, 2, 3]),
         ("top_p 0.4", SamplingParams { top_p: 0.4, ..base.clone() }, vec![0]),
         ("top_p 0.7", SamplingParams { top_p: 0.7, ..base.clone() }, vec![0, 1]),
@@ -132,7 +136,8 @@ fn same_seed_same_draw_and_positions_differ() {
 #[test]
 fn logprobs_are_of_the_raw_distribution() {
     let logits: Vec<f32> = [0.5_f32, 0.25, 0.125, 0.125].iter().map(|p| p.ln()).collect();
-    let params = SamplingParams { logit_bias: vec![(2, 50.0)], logprobs: Some(2), temperature: 0.7, ..GREEDY };
+    let params =
+        SamplingParams { logit_bias: vec![(2, 50.0)], logprobs: Some(2), temperature: 0.7, ..GREEDY };
     let choice = Sampler::new(params, &[0], vec![]).sample(&mut logits.clone()).expect("finite logits");
     let report = choice.logprob.expect("asked for");
     let near = |a: f32, b: f32| (a - b).abs() < 1e-5;

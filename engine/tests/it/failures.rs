@@ -10,7 +10,10 @@ async fn nan_ends_its_own_sequence_only() {
     let fake = FakeModel { nan_after: Some(u32::from(b'!')), ..FakeModel::default() };
     let engine = fake.clone().start(small());
     let said = run_all(&engine, vec![greedy(&bytes("bad!"), 9), greedy(&bytes("good"), 9)]).await;
-    assert_eq!(said[0].finish.reason, FinishReason::Error("model gave a logit that is not a number".to_owned()));
+    assert_eq!(
+        said[0].finish.reason,
+        FinishReason::Error("model gave a logit that is not a number".to_owned())
+    );
     assert_eq!(said[0].finish.usage.completion_tokens, 0);
     assert_eq!(said[1].tokens, fake.expected(&bytes("good"), 9));
     assert!(engine.healthy());

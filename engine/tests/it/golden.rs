@@ -85,8 +85,8 @@ async fn greedy_tokens_equal_an_independent_implementation() {
             let best = logits[float::argmax(&logits) as usize];
             let gap = best - ours.min(other);
             (ties, widest) = (ties + 1, widest.max(gap));
-            eprintln!("TMP {i} {at} {gap} ours-best {} theirs-best {}", best-ours, best-other);
-            assert!(gap <= 9.0*TIE, "prompt {i}, token {at}: ours {ours}, theirs {other}, best {best}");
+            eprintln!("TMP {i} {at} {gap} ours-best {} theirs-best {}", best - ours, best - other);
+            assert!(gap <= 9.0 * TIE, "prompt {i}, token {at}: ours {ours}, theirs {other}, best {best}");
         }
     }
     println!("{compared} tokens, {ties} ties, widest gap {widest}");

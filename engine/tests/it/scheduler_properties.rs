@@ -22,7 +22,8 @@ enum Act {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let arrive = (0..3_usize, any::<bool>(), 0..12_usize, prop::collection::vec(0..6_u32, 1..10), 1..14_usize);
+    let arrive =
+        (0..3_usize, any::<bool>(), 0..12_usize, prop::collection::vec(0..6_u32, 1..10), 1..14_usize);
     let arrive = arrive.prop_map(|(tier, salt, prefix, prompt, max_tokens)| Act::Arrive {
         tier,
         salt,
@@ -96,10 +97,12 @@ impl Simulation {
     }
 
     fn apply(&mut self, act: &Act) -> Result<(), TestCaseError> {
-        let nth = |known: &BTreeMap<SeqId, Known>, n: &usize| known.keys().nth(n % known.len().max(1)).copied();
+        let nth =
+            |known: &BTreeMap<SeqId, Known>, n: &usize| known.keys().nth(n % known.len().max(1)).copied();
         match act {
             Act::Arrive { tier, salt, prefix, prompt, max_tokens } => {
-                let prompt: Vec<u32> = std::iter::repeat_n(1, *prefix).chain(prompt.iter().copied()).collect();
+                let prompt: Vec<u32> =
+                    std::iter::repeat_n(1, *prefix).chain(prompt.iter().copied()).collect();
                 self.arrive(TIERS[*tier], *salt, prompt, *max_tokens)?;
             }
             Act::Cancel(n) => {
@@ -126,7 +129,13 @@ impl Simulation {
         Ok(())
     }
 
-    fn arrive(&mut self, tier: Tier, salt: bool, prompt: Vec<u32>, max_tokens: usize) -> Result<(), TestCaseError> {
+    fn arrive(
+        &mut self,
+        tier: Tier,
+        salt: bool,
+        prompt: Vec<u32>,
+        max_tokens: usize,
+    ) -> Result<(), TestCaseError> {
         let id = SeqId(self.next_id);
         self.next_id += 1;
         let max_len = prompt.len() + max_tokens;
@@ -150,8 +159,11 @@ impl Simulation {
     /// One step; false when it was empty.
     fn step(&mut self) -> Result<bool, TestCaseError> {
         let known = &self.known;
-        let running_before: BTreeSet<_> =
-            known.values().filter(|seq| self.scheduler.running(seq.rank).is_some()).map(|seq| seq.rank).collect();
+        let running_before: BTreeSet<_> = known
+            .values()
+            .filter(|seq| self.scheduler.running(seq.rank).is_some())
+            .map(|seq| seq.rank)
+            .collect();
         let step = self.scheduler.schedule(&|id| !known[&id].stalled);
         self.check_step(&step, &running_before)?;
         self.compute(&step)?;
@@ -219,7 +231,13 @@ impl Simulation {
             for position in 0..chunk.start + chunk.len {
                 let slot = seq.blocks()[position / size] as usize * size + position % size;
                 let expected = fingerprint(known.salt, &seq.tokens()[..=position]);
-                prop_assert_eq!(self.slots.get(&slot), Some(&expected), "position {} of {:?}", position, chunk);
+                prop_assert_eq!(
+                    self.slots.get(&slot),
+                    Some(&expected),
+                    "position {} of {:?}",
+                    position,
+                    chunk
+                );
             }
         }
         Ok(())

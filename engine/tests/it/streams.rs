@@ -6,7 +6,11 @@ use engine::{EngineConfig, Event, FinishReason, Request, SamplingParams, Stop};
 use crate::support::{bytes, greedy, listen, run, run_all, small, until};
 
 fn prompts() -> Vec<Vec<u32>> {
-    (0..16).map(|i| bytes(&"shared beginning, ".repeat(i % 4)).into_iter().chain(bytes(&format!("{i}"))).collect()).collect()
+    (0..16)
+        .map(|i| {
+            bytes(&"shared beginning, ".repeat(i % 4)).into_iter().chain(bytes(&format!("{i}"))).collect()
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -31,7 +35,8 @@ async fn a_prefix_is_shared_within_a_salt_only() {
     for prefix_cache in [true, false] {
         let engine = fake.clone().start(EngineConfig { prefix_cache, ..small() });
         let cached = |salt: &str| {
-            let (engine, request) = (engine.clone(), Request { salt: salt.to_owned(), ..greedy(&prompt, 20) });
+            let (engine, request) =
+                (engine.clone(), Request { salt: salt.to_owned(), ..greedy(&prompt, 20) });
             let expected = fake.expected(&prompt, 20);
             async move {
                 let said = run(&engine, request).await;
@@ -60,7 +65,13 @@ async fn preemption_does_not_change_the_tokens() {
 #[tokio::test]
 async fn a_seed_gives_the_same_output_in_any_company() {
     let sampled = |seed| Request {
-        sampling: SamplingParams { temperature: 1.5, top_p: 0.95, seed, logprobs: Some(3), ..SamplingParams::default() },
+        sampling: SamplingParams {
+            temperature: 1.5,
+            top_p: 0.95,
+            seed,
+            logprobs: Some(3),
+            ..SamplingParams::default()
+        },
         ..greedy(&bytes("once upon"), 60)
     };
     let quiet = fake_engine(small());
@@ -73,7 +84,13 @@ async fn a_seed_gives_the_same_output_in_any_company() {
     assert_eq!(said.last().map(|said| &said.tokens), Some(&alone.tokens));
     assert!(crowded.stats().preemptions > 0);
     assert_eq!(alone.logprobs.len(), alone.tokens.len());
-    assert!(alone.logprobs.iter().zip(&alone.tokens).all(|(l, t)| l.token == *t && l.top.len() == 3 && l.logprob <= 0.0));
+    assert!(
+        alone
+            .logprobs
+            .iter()
+            .zip(&alone.tokens)
+            .all(|(l, t)| l.token == *t && l.top.len() == 3 && l.logprob <= 0.0)
+    );
 }
 
 #[tokio::test]
@@ -83,7 +100,10 @@ async fn a_slow_reader_waits_alone_and_loses_nothing() {
     let slow = engine.submit(greedy(&bytes("slow"), 200)).expect("is accepted");
     // Although there is one slot only, the other goes through: the slow one gives way.
     assert_eq!(run(&engine, greedy(&bytes("fast"), 100)).await.tokens, fake.expected(&bytes("fast"), 100));
-    assert!(engine.stats().generated_tokens <= 100 + 8, "no more than the stream's capacity is generated ahead");
+    assert!(
+        engine.stats().generated_tokens <= 100 + 8,
+        "no more than the stream's capacity is generated ahead"
+    );
     assert_eq!(listen(slow).await.tokens, fake.expected(&bytes("slow"), 200));
 }
 
@@ -184,7 +204,11 @@ async fn stop_strings_across_tokens() {
     ];
     for (stop, min_tokens, text, matched, tokens) in cases {
         let sampling = SamplingParams { min_tokens, ..SamplingParams::greedy() };
-        let said = run(&engine, Request { prompt: prompt.clone(), sampling, stop: stop.clone(), ..Request::default() }).await;
+        let said = run(
+            &engine,
+            Request { prompt: prompt.clone(), sampling, stop: stop.clone(), ..Request::default() },
+        )
+        .await;
         assert_eq!(said.text, text, "{stop:?}");
         assert_eq!(said.finish.stop_match.as_deref(), matched, "{stop:?}");
         assert_eq!(said.finish.usage.completion_tokens, tokens, "{stop:?}");

@@ -21,10 +21,22 @@ async fn refusals() {
         (greedy(&[1; 30], 4), "prompt and answer need 9 cache blocks, engine has 8"),
         (greedy(&[1, 259], 4), "token 259 is unknown, model has 259 tokens"),
         (greedy(&[1], 0), "max_tokens is 0, must be at least 1"),
-        (sampling(SamplingParams { temperature: f32::NAN, ..greedy_params.clone() }), "temperature is NaN, must be 0 or more"),
-        (sampling(SamplingParams { top_p: 0.0, ..greedy_params.clone() }), "top_p is 0, must be above 0, up to 1"),
-        (sampling(SamplingParams { top_k: Some(0), ..greedy_params.clone() }), "top_k is 0, must be 1 or more"),
-        (sampling(SamplingParams { logprobs: Some(21), ..greedy_params.clone() }), "logprobs is 21, must be up to 20"),
+        (
+            sampling(SamplingParams { temperature: f32::NAN, ..greedy_params.clone() }),
+            "temperature is NaN, must be 0 or more",
+        ),
+        (
+            sampling(SamplingParams { top_p: 0.0, ..greedy_params.clone() }),
+            "top_p is 0, must be above 0, up to 1",
+        ),
+        (
+            sampling(SamplingParams { top_k: Some(0), ..greedy_params.clone() }),
+            "top_k is 0, must be 1 or more",
+        ),
+        (
+            sampling(SamplingParams { logprobs: Some(21), ..greedy_params.clone() }),
+            "logprobs is 21, must be up to 20",
+        ),
         (
             sampling(SamplingParams { logit_bias: vec![(300, 1.0)], ..greedy_params.clone() }),
             "token 300 is unknown, model has 259 tokens",

@@ -1,6 +1,8 @@
 //! Helpers that several tests share.
 
-use engine::{Engine, EngineConfig, Event, Finish, Request, SamplingParams, Stop, Stats, TokenLogprob, TokenStream};
+use engine::{
+    Engine, EngineConfig, Event, Finish, Request, SamplingParams, Stats, Stop, TokenLogprob, TokenStream,
+};
 
 /// All that a stream said.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +21,11 @@ pub(crate) async fn listen(mut stream: TokenStream) -> Said {
         deltas: Vec::new(),
         tokens: Vec::new(),
         logprobs: Vec::new(),
-        finish: Finish { reason: engine::FinishReason::Cancelled, usage: Default::default(), stop_match: None },
+        finish: Finish {
+            reason: engine::FinishReason::Cancelled,
+            usage: Default::default(),
+            stop_match: None,
+        },
     };
     let (mut started, mut counted) = (false, 0);
     while let Some(event) = stream.next().await {

@@ -15,6 +15,8 @@ use crate::money::Picos;
 
 /// How long a change by another process may stay unseen.
 const POLL_MS: u64 = 250;
+/// The same for a key that is not known yet: a key just made works at once, and guessing keys is no load on the database.
+const UNKNOWN_POLL_MS: u64 = 10;
 
 pub(super) type BudgetRules = HashMap<(BudgetScope, String), Picos>;
 
@@ -75,9 +77,12 @@ impl Inner {
     }
 
     pub(super) fn authenticate(&self, secret: &str, now_ms: u64) -> Result<Arc<Identity>, AuthError> {
-        self.refresh(now_ms)?;
+        self.refresh(now_ms, POLL_MS)?;
         // Found by its keyed hash: how long the search takes says nothing about any stored key.
         let mac = self.pepper.mac(secret);
+        if !self.knows(&mac) {
+            self.refresh(now_ms, UNKNOWN_POLL_MS)?;
+        }
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
         let entry = snapshot.keys.get(&mac).ok_or(AuthError::Unknown)?;
         if entry.revoked {
@@ -92,13 +97,13 @@ impl Inner {
     }
 
     /// Asks the database for changes where the last answer is too old; a database that does not answer lets nobody in.
-    fn refresh(&self, now_ms: u64) -> Result<(), AuthError> {
-        if self.is_fresh(now_ms) {
+    fn refresh(&self, now_ms: u64, poll_ms: u64) -> Result<(), AuthError> {
+        if self.is_fresh(now_ms, poll_ms) {
             return Ok(());
         }
         let db = self.lock();
         // Another caller may have asked while this one waited.
-        if self.is_fresh(now_ms) {
+        if self.is_fresh(now_ms, poll_ms) {
             return Ok(());
         }
         let asked = data_version(&db).map_err(AccountsError::from).and_then(|version| {
@@ -116,10 +121,14 @@ impl Inner {
         })
     }
 
+    fn knows(&self, mac: &Digest) -> bool {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).keys.contains_key(mac)
+    }
+
     /// Also false where the clock went back.
-    fn is_fresh(&self, now_ms: u64) -> bool {
+    fn is_fresh(&self, now_ms: u64, poll_ms: u64) -> bool {
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-        snapshot.checked_ms.is_some_and(|at| now_ms.checked_sub(at).is_some_and(|age| age < POLL_MS))
+        snapshot.checked_ms.is_some_and(|at| now_ms.checked_sub(at).is_some_and(|age| age < poll_ms))
     }
 
     fn reload(&self, db: &Connection, now_ms: Option<u64>) -> Result<(), AccountsError> {

@@ -114,6 +114,11 @@ fn check(limits: &HeaderLimits, request: &Request) -> ApiResult<()> {
     if expects.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(ApiError::new(Code::ExpectationFailed, "Only 'Expect: 100-continue' can be met."));
     }
+    let coding = headers.get(header::TRANSFER_ENCODING);
+    if coding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        let message = "Compressed bodies are not accepted: only 'Transfer-Encoding: chunked' is.";
+        return Err(ApiError::new(Code::UnsupportedEncoding, message));
+    }
     if request.method() == Method::CONNECT {
         let mut error = ApiError::new(Code::MethodNotAllowed, "CONNECT is not allowed here.");
         error.allow = Some("GET, HEAD, POST");

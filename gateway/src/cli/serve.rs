@@ -16,7 +16,7 @@ use crate::api::Api;
 use crate::app;
 use crate::config::Config;
 use crate::ledger::Ledger;
-use crate::server::{self, Options};
+use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Serving, unix_ms};
 
 /// Keys and values are kept as 16-bit floats.
@@ -48,8 +48,9 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
     let api = Arc::new(Api::new(accounts, Arc::new(serving), engine.clone(), &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
+    let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;
-    runtime.block_on(serve(api, listener, admin, &config))?;
+    runtime.block_on(serve(api, listener, admin, &config, signals))?;
     // Whatever a dropped stream left behind is in the ledger's queue by now.
     engine.shutdown(Duration::ZERO);
     ledger.close();
@@ -62,6 +63,7 @@ async fn serve(
     listener: TcpListener,
     admin: TcpListener,
     config: &Config,
+    signals: Signals,
 ) -> Result<(), Failure> {
     let options = Options::of(&config.server);
     let lifecycle = api.serving.lifecycle.clone();
@@ -70,13 +72,13 @@ async fn serve(
     let private = server::serve(admin, app::admin(api), options, Lifecycle::default());
     let private = tokio::spawn(private);
     let drain = Duration::from_secs(config.server.drain_seconds);
-    let signals = tokio::spawn(server::drive_signals(lifecycle.clone(), drain));
+    let signals = tokio::spawn(signals.drive(lifecycle.clone(), drain));
     let public = tokio::spawn(server::serve(listener, public, options, lifecycle));
     let mut public = public;
     tokio::select! {
         ended = &mut public => ended?,
         failed = signals => {
-            failed??;
+            failed?;
             public.await?;
         }
     }
@@ -153,13 +155,13 @@ fn snippets(url: &str, key: &str, model: &str) -> String {
     format!(
         r#"
   curl -N {url}/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \
-    -d '{{"model": "{model}", "stream": true, "stream_options": {{"include_usage": true}}, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model}", "stream": true, "stream_options": {{"include_usage": true}}, "max_tokens": 64, "messages": [{{"role": "user", "content": "Write one sentence about rivers."}}]}}'
 
   # pip install openai
   import os
   from openai import OpenAI
   client = OpenAI(base_url="{url}", api_key={python_key})
-  stream = client.chat.completions.create(model="{model}", stream=True, messages=[{{"role": "user", "content": "Tell me a joke."}}])
+  stream = client.chat.completions.create(model="{model}", stream=True, max_tokens=64, messages=[{{"role": "user", "content": "Tell me a joke."}}])
   for chunk in stream:
       print(chunk.choices[0].delta.content or "", end="", flush=True)
 

@@ -125,7 +125,7 @@ impl Serving {
             .at(&engine.card().id, TIER, unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?
             .clone();
-        let amount = plan.amount(&price)?;
+        let amount = plan.amount(&price, plan.covered)?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);
         let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
         let streams = self.submit(engine, prompts, &job, &plan)?;
@@ -218,10 +218,14 @@ impl Plan {
         self.max_tokens.iter().map(|max| max.saturating_mul(self.n)).fold(0, u32::saturating_add)
     }
 
-    /// The prompts at the dearer input price, once each, and the covered output.
-    fn amount(&self, price: &PriceVersion) -> Result<Picos, MoneyError> {
-        let input = price.uncached_input.max(price.cached_input).times(self.prompt_total())?;
-        input.checked_add(price.output.times(self.covered)?).ok_or(MoneyError::OutOfRange)
+    /// The prompts at the dearer input price, once each.
+    pub(super) fn prompt_cost(&self, price: &PriceVersion) -> Result<Picos, MoneyError> {
+        price.uncached_input.max(price.cached_input).times(self.prompt_total())
+    }
+
+    /// The prompts, and `covered` output tokens.
+    pub(super) fn amount(&self, price: &PriceVersion, covered: u32) -> Result<Picos, MoneyError> {
+        self.prompt_cost(price)?.checked_add(price.output.times(covered)?).ok_or(MoneyError::OutOfRange)
     }
 }
 

@@ -17,9 +17,12 @@ use super::delivery::Delivery;
 use super::meter::Meter;
 use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
-use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement, Timings};
+use crate::ledger::{EndReason, HoldError, HoldRequest, Ledger, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
 use crate::money::{Picos, PriceVersion, Tokens};
+
+/// Fewer covered output tokens are not worth beginning for.
+const MIN_COVERED: u32 = 16;
 
 /// What a request that goes on has to tell.
 #[derive(Debug)]
@@ -144,7 +147,8 @@ impl InFlight {
     ) -> Result<(), AdmitError> {
         self.held = true;
         let ledger = self.serving.ledger.clone();
-        let held = async { ledger.hold(hold).await.map_err(AdmitError::Hold) };
+        let (covered, plan, price) = (&mut self.covered, &self.plan, &self.price);
+        let held = async { hold_money(&ledger, hold, plan, price, covered).await.map_err(AdmitError::Hold) };
         let wait = self.serving.options.queue_wait;
         let lifecycle = self.serving.lifecycle.clone();
         let streams = &mut self.streams;
@@ -268,21 +272,24 @@ impl InFlight {
         }
         let live = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
         let wanted = needed.saturating_add(self.serving.options.output_allowance.saturating_mul(live));
-        let target = wanted.min(self.plan.output_limit()).max(needed);
-        // With little money left, pay for what is needed now alone.
-        for covered in [target, needed] {
-            let amount = self.price.output.times(covered - self.covered);
+        let mut target = wanted.min(self.plan.output_limit()).max(needed);
+        loop {
+            let amount = self.price.output.times(target - self.covered);
             let amount = amount.map_err(|e| Cause::Ledger(e.to_string()))?;
             match self.serving.ledger.extend(&self.job.request_id, amount, unix_ms()).await {
                 Ok(()) => {
-                    self.covered = covered;
+                    self.covered = target;
                     return Ok(());
                 }
-                Err(HoldError::Budget { .. }) if covered > needed => {}
-                Err(error) => return Err(error.into()),
+                // With little money left, take what there is.
+                Err(error) => match affordable(&error, Picos::ZERO, &self.price) {
+                    Some(tokens) if (needed..target).contains(&self.covered.saturating_add(tokens)) => {
+                        target = self.covered.saturating_add(tokens);
+                    }
+                    _ => return Err(error.into()),
+                },
             }
         }
-        unreachable!("the second round of the loop returns")
     }
 
     /// Waits until `tokens` more may be handed to the connection. Call it inside the body's poll, right before the
@@ -397,6 +404,36 @@ impl InFlight {
             "request ended"
         );
     }
+}
+
+/// Holds the money for prompt and allowance. Where a budget has less left and the allowance was only a guess at the
+/// output's length, a smaller one will do; `covered` becomes what was held for.
+async fn hold_money(
+    ledger: &Ledger,
+    mut hold: HoldRequest,
+    plan: &Plan,
+    price: &PriceVersion,
+    covered: &mut u32,
+) -> Result<(), HoldError> {
+    loop {
+        let Err(error) = ledger.hold(hold.clone()).await else { return Ok(()) };
+        let prompt = plan.prompt_cost(price).map_err(|e| HoldError::Invalid(e.to_string()))?;
+        match affordable(&error, prompt, price) {
+            Some(tokens) if *covered < plan.output_limit() && (MIN_COVERED..*covered).contains(&tokens) => {
+                *covered = tokens;
+                hold.amount = plan.amount(price, tokens).map_err(|e| HoldError::Invalid(e.to_string()))?;
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Output tokens that the budget behind a refusal still pays for after `reserved`.
+fn affordable(error: &HoldError, reserved: Picos, price: &PriceVersion) -> Option<u32> {
+    let HoldError::Budget { limit, spent, held, .. } = error else { return None };
+    let left = limit.checked_sub(*spent)?.checked_sub(*held)?.checked_sub(reserved)?;
+    let tokens = left.0.checked_div(price.output.0)?;
+    (tokens > 0).then(|| u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
 impl Drop for InFlight {

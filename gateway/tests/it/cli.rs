@@ -160,6 +160,7 @@ fn the_csv_export_has_a_header_and_no_formulas() {
             continue;
         }
         let key = String::from_utf8(output.stdout).expect("a key is text");
+        server.await_key(key.trim());
         assert_eq!(server.chat(key.trim(), &chat("Hi", json!({"max_tokens": 1}))).status(), 200);
     }
     let key = server.key(KeyOptions { project: "plain", ..KeyOptions::default() });
@@ -207,7 +208,7 @@ fn a_damaged_ledger_is_noticed() {
     server.terminate();
     assert_eq!(server.exit_status().code(), Some(0));
     server.verify();
-    let file = data.path().join("spillway.db");
+    let file = data.path().join("ledger.db");
     let bytes = std::fs::read(&file).expect("read the ledger");
     let id = server.export()[0].request_id.clone();
     let at = bytes.windows(id.len()).position(|w| w == id.as_bytes()).expect("the request id is in the file");

@@ -195,7 +195,7 @@ fn a_budget_race_is_not_overrun() {
 #[test]
 fn a_stream_that_outruns_its_budget_is_ended_within_it() {
     let server = Server::start(&Config::new());
-    let key = server.key(KeyOptions { project: "outrun", budget: Some("0.0001"), ..KeyOptions::default() });
+    let key = server.key(KeyOptions { project: "outrun", budget: Some("0.0002"), ..KeyOptions::default() });
     let body = chat(
         "Tell a story.",
         json!({"max_tokens": 4_000, "stream": true, "ignore_eos": true, "stream_options": {"include_usage": true}}),
@@ -211,7 +211,7 @@ fn a_stream_that_outruns_its_budget_is_ended_within_it() {
             assert_eq!(error["code"], "insufficient_quota", "{error}");
             assert!(seen.content_chunks > 0, "nothing was sent before the budget ended");
             let row = server.row(&seen.request_id);
-            assert!(row.cost_picos > 0 && row.cost_picos <= 100_000_000, "{row:?}");
+            assert!(row.cost_picos > 0 && row.cost_picos <= 200_000_000, "{row:?}");
         }
         Err(e) => panic!("an unset or large max_tokens must not hold the maximum at once: {e}"),
     }

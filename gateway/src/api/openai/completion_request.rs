@@ -28,17 +28,18 @@ impl CompletionRequest {
     pub fn read(body: Json, limits: &Limits) -> ApiResult<Self> {
         let mut fields = Fields::root(body)?;
         let common = Common::read(&mut fields, limits)?;
-        let prompt = fields.take("prompt");
-        let prompts = prompts(fields.required("prompt", prompt)?, limits.max_prompts)?;
+        let prompt = fields.take("prompt").map(|prompt| prompts(prompt, limits.max_prompts)).transpose()?;
         let max_tokens = max_tokens(&mut fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
         common.check_lengths(Some(max_tokens))?;
         let logprobs = fields.count("logprobs", 0, 5)?;
         if fields.boolean("echo")? == Some(true) {
             return Err(unsupported("echo"));
         }
+        // A chat sent here by mistake hears of its messages first.
+        let prompts = fields.required("prompt", prompt);
         fields.finish(&["best_of", "suffix"])?;
         let logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
-        Ok(Self { common, prompts, max_tokens, logprobs })
+        Ok(Self { common, prompts: prompts?, max_tokens, logprobs })
     }
 }
 

@@ -119,11 +119,15 @@ impl Server {
         let output = self.cli(&arguments);
         assert!(output.status.success(), "{arguments:?} failed: {}", said(&output));
         let key = String::from_utf8(output.stdout).expect("a key is text").trim().to_owned();
-        let bearer = format!("Bearer {key}");
-        eventually("the new key works", || {
-            self.get("/v1/models", &[("Authorization", &bearer)]).status() == 200
-        });
+        self.await_key(&key);
         key
+    }
+
+    /// Waits until a key that another process has made works here.
+    pub(crate) fn await_key(&self, key: &str) {
+        let bearer = format!("Bearer {key}");
+        let headers = [("Authorization", bearer.as_str())];
+        eventually("the new key works", || self.get("/v1/models", &headers).status() == 200);
     }
 
     /// The export of everything, one row a request.
