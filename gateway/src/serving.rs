@@ -6,6 +6,7 @@
 mod admission;
 mod checkpoint;
 mod delivery;
+mod funds;
 mod inflight;
 mod lifecycle;
 mod meter;

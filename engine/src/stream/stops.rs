@@ -74,7 +74,14 @@ mod tests {
 
     #[test]
     fn table() {
-        let cases: [(&[&str], &[&str], &str, Option<&str>, &str); 9] = [
+        type Case = (
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static str,
+            Option<&'static str>,
+            &'static str,
+        );
+        let cases: [Case; 9] = [
             (&[], &["ab", "c"], "abc", None, ""),
             (&["stop"], &["a st", "op b"], "a ", Some("stop"), ""),
             (&["stop"], &["a sto", "ne"], "a stone", None, ""),

@@ -15,8 +15,9 @@ use crate::support::{Said, greedy, run, run_all};
 const TOKENS: u32 = 48;
 
 /// Where two implementations choose differently, the float reference must see the two tokens this close together.
-/// Both round activations to 8 bits, each in its own way; this is what that rounding moves logits by.
-const TIE: f32 = 0.35;
+/// Both round activations to 8 bits, each in its own way. Measured: up to 0.362, where the other implementation's own
+/// logits differ from the float reference by more than half of that.
+const TIE: f32 = 0.4;
 
 fn start(config: EngineConfig) -> Engine {
     let card = models::card("smollm2-135m-instruct").expect("the demo card is built in");
@@ -40,19 +41,27 @@ fn bits(said: &Said) -> Vec<(u32, u32)> {
     said.logprobs.iter().map(|report| (report.token, report.logprob.to_bits())).collect()
 }
 
-/// The other implementation's choice after each prefix of `prompt` + `answer` that ends in or after the prompt.
-fn their_choices(model: &mut ModelWeights, prompt: &[u32], answer: &[u32]) -> Vec<u32> {
-    let mut choices = Vec::new();
+/// The other implementation's logits after each prefix of `prompt` + `answer` that ends in or after the prompt.
+fn their_logits(model: &mut ModelWeights, prompt: &[u32], answer: &[u32]) -> Vec<Vec<f32>> {
     let mut next = |tokens: &[u32], position: usize| {
         let input = Tensor::new(tokens, &Device::Cpu).and_then(|ids| ids.unsqueeze(0)).expect("a tensor");
         let logits = model.forward(&input, position).expect("their forward runs");
-        choices.push(float::argmax(&logits.flatten_all().and_then(|x| x.to_vec1()).expect("f32 logits")));
+        logits.flatten_all().and_then(|x| x.to_vec1()).expect("f32 logits")
     };
-    next(prompt, 0);
-    for (i, token) in answer[..answer.len() - 1].iter().enumerate() {
-        next(&[*token], prompt.len() + i);
-    }
-    choices
+    let first = next(prompt, 0);
+    let rest = answer[..answer.len() - 1].iter().enumerate().map(|(i, token)| next(&[*token], prompt.len() + i));
+    std::iter::once(first).chain(rest).collect()
+}
+
+/// How far apart the float reference sees the best token and the worse of `choices`. Fails where `theirs` agrees with
+/// the float reference so well that rounding cannot be the reason for different choices.
+fn tie_gap(reference: &[f32], theirs: &[f32], choices: [u32; 2]) -> f32 {
+    let best = reference[float::argmax(reference) as usize];
+    let gap = choices.map(|token| best - reference[token as usize]).into_iter().fold(0.0, f32::max);
+    let rounding = reference.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("tokens {choices:?}: gap {gap}, their rounding {rounding}");
+    assert!(gap <= TIE && gap <= 2.0 * rounding, "tokens {choices:?} are {gap} apart, rounding moves {rounding}");
+    gap
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,26 +76,30 @@ async fn greedy_tokens_equal_an_independent_implementation() {
     let reference = OnceLock::new();
     let (mut compared, mut ties, mut widest) = (0, 0, 0.0_f32);
     for (i, (prompt, batched)) in prompts.iter().zip(&together).enumerate() {
+        let t0 = std::time::Instant::now();
         let alone = run(engine, request(prompt)).await;
+        eprintln!("TMP {i} len {} alone {:?}", prompt.len(), t0.elapsed());
         assert_eq!(alone.tokens.len(), TOKENS as usize);
         assert_eq!(bits(&alone), bits(batched), "prompt {i}: bits depend on the batch");
         // Theirs is asked after our own prefix each time, so that every position counts, also those after a tie.
-        let choices = their_choices(&mut theirs, prompt, &alone.tokens);
-        let different: Vec<_> = (0..choices.len()).filter(|at| choices[*at] != alone.tokens[*at]).collect();
-        compared += choices.len();
+        let t0 = std::time::Instant::now();
+        let logits = their_logits(&mut theirs, prompt, &alone.tokens);
+        eprintln!("TMP {i} theirs {:?}", t0.elapsed());
+        let pairs: Vec<_> = logits.iter().zip(&alone.tokens).map(|(x, ours)| [*ours, float::argmax(x)]).collect();
+        let different: Vec<_> = (0..pairs.len()).filter(|at| pairs[*at][0] != pairs[*at][1]).collect();
+        compared += pairs.len();
         if different.is_empty() {
             continue;
         }
         let reference = reference.get_or_init(|| float::Llama::open(&path));
         let whole: Vec<u32> = prompt.iter().chain(&alone.tokens).copied().collect();
         let rows: Vec<u32> = different.iter().map(|at| (prompt.len() + at - 1) as u32).collect();
-        for (at, logits) in different.into_iter().zip(reference.logits(&whole, &rows)) {
-            let (ours, other) = (logits[alone.tokens[at] as usize], logits[choices[at] as usize]);
-            let best = logits[float::argmax(&logits) as usize];
-            let gap = best - ours.min(other);
-            (ties, widest) = (ties + 1, widest.max(gap));
-            eprintln!("TMP {i} {at} {gap} ours-best {} theirs-best {}", best - ours, best - other);
-            assert!(gap <= 9.0 * TIE, "prompt {i}, token {at}: ours {ours}, theirs {other}, best {best}");
+        let t0 = std::time::Instant::now();
+        let exacts = reference.logits(&whole, &rows);
+        eprintln!("TMP {i} float {:?}", t0.elapsed());
+        for (at, exact) in different.into_iter().zip(exacts) {
+            widest = widest.max(tie_gap(&exact, &logits[at], pairs[at]));
+            ties += 1;
         }
     }
     println!("{compared} tokens, {ties} ties, widest gap {widest}");

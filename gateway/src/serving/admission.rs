@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tier};
 
+use super::funds::Funds;
 use super::inflight::Opening;
 use super::streams::Streams;
 use super::{InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
@@ -125,13 +126,14 @@ impl Serving {
             .at(&engine.card().id, TIER, unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?
             .clone();
-        let amount = plan.amount(&price, plan.covered)?;
+        let funds = Funds::new(price.clone(), &plan)?;
+        let amount = funds.amount()?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);
         let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
         let streams = self.submit(engine, prompts, &job, &plan)?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
         let mut flight =
-            InFlight::new(Opening { serving: Arc::clone(self), job, plan, price, reservation, streams });
+            InFlight::new(Opening { serving: Arc::clone(self), job, plan, funds, reservation, streams });
         flight.open(hold, || self.queue_timeout(engine)).await?;
         Ok(flight)
     }
@@ -216,16 +218,6 @@ impl Plan {
     /// Most output tokens of all choices.
     pub(super) fn output_limit(&self) -> u32 {
         self.max_tokens.iter().map(|max| max.saturating_mul(self.n)).fold(0, u32::saturating_add)
-    }
-
-    /// The prompts at the dearer input price, once each.
-    pub(super) fn prompt_cost(&self, price: &PriceVersion) -> Result<Picos, MoneyError> {
-        price.uncached_input.max(price.cached_input).times(self.prompt_total())
-    }
-
-    /// The prompts, and `covered` output tokens.
-    pub(super) fn amount(&self, price: &PriceVersion, covered: u32) -> Result<Picos, MoneyError> {
-        self.prompt_cost(price)?.checked_add(price.output.times(covered)?).ok_or(MoneyError::OutOfRange)
     }
 }
 

@@ -14,15 +14,13 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::admission::{AdmitError, Job, Plan};
 use super::checkpoint::Checkpoints;
 use super::delivery::Delivery;
+use super::funds::Funds;
 use super::meter::Meter;
 use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
-use crate::ledger::{EndReason, HoldError, HoldRequest, Ledger, LedgerError, Settlement, Timings};
+use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
-use crate::money::{Picos, PriceVersion, Tokens};
-
-/// Fewer covered output tokens are not worth beginning for.
-const MIN_COVERED: u32 = 16;
+use crate::money::{Picos, Tokens};
 
 /// What a request that goes on has to tell.
 #[derive(Debug)]
@@ -88,7 +86,7 @@ pub(super) struct Opening {
     pub(super) serving: Arc<Serving>,
     pub(super) job: Job,
     pub(super) plan: Plan,
-    pub(super) price: PriceVersion,
+    pub(super) funds: Funds,
     pub(super) reservation: Reservation,
     pub(super) streams: Streams,
 }
@@ -97,10 +95,8 @@ pub(super) struct Opening {
 pub struct InFlight {
     serving: Arc<Serving>,
     job: Job,
-    price: PriceVersion,
     plan: Plan,
-    /// Output tokens that the hold pays for.
-    covered: u32,
+    funds: Funds,
     meter: Meter,
     delivery: Arc<Delivery>,
     checkpoints: Checkpoints,
@@ -117,11 +113,10 @@ pub struct InFlight {
 
 impl InFlight {
     pub(super) fn new(opening: Opening) -> Self {
-        let Opening { serving, job, plan, price, reservation, streams } = opening;
+        let Opening { serving, job, plan, funds, reservation, streams } = opening;
         let meter = Meter::new(&plan.prompt_tokens, plan.n as usize);
         let delivery = Arc::new(Delivery::new(streams.len(), job.wire.clone()));
         Self {
-            covered: plan.covered,
             checkpoints: Checkpoints::new(Instant::now()),
             reservation: Some(reservation),
             first: None,
@@ -131,8 +126,8 @@ impl InFlight {
             first_token_ms: None,
             serving,
             job,
-            price,
             plan,
+            funds,
             meter,
             delivery,
             streams,
@@ -147,8 +142,8 @@ impl InFlight {
     ) -> Result<(), AdmitError> {
         self.held = true;
         let ledger = self.serving.ledger.clone();
-        let (covered, plan, price) = (&mut self.covered, &self.plan, &self.price);
-        let held = async { hold_money(&ledger, hold, plan, price, covered).await.map_err(AdmitError::Hold) };
+        let funds = &mut self.funds;
+        let held = async { funds.hold(&ledger, hold).await.map_err(AdmitError::Hold) };
         let wait = self.serving.options.queue_wait;
         let lifecycle = self.serving.lifecycle.clone();
         let streams = &mut self.streams;
@@ -267,29 +262,10 @@ impl InFlight {
     /// Makes sure that the hold pays for `tokens` more.
     async fn cover(&mut self, tokens: u32) -> Result<(), Cause> {
         let needed = self.meter.total() + tokens;
-        if needed <= self.covered {
-            return Ok(());
-        }
-        let live = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
-        let wanted = needed.saturating_add(self.serving.options.output_allowance.saturating_mul(live));
-        let mut target = wanted.min(self.plan.output_limit()).max(needed);
-        loop {
-            let amount = self.price.output.times(target - self.covered);
-            let amount = amount.map_err(|e| Cause::Ledger(e.to_string()))?;
-            match self.serving.ledger.extend(&self.job.request_id, amount, unix_ms()).await {
-                Ok(()) => {
-                    self.covered = target;
-                    return Ok(());
-                }
-                // With little money left, take what there is.
-                Err(error) => match affordable(&error, Picos::ZERO, &self.price) {
-                    Some(tokens) if (needed..target).contains(&self.covered.saturating_add(tokens)) => {
-                        target = self.covered.saturating_add(tokens);
-                    }
-                    _ => return Err(error.into()),
-                },
-            }
-        }
+        let choices = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        let allowance = self.serving.options.output_allowance.saturating_mul(choices);
+        let covered = self.funds.cover(&self.serving.ledger, &self.job.request_id, needed, allowance).await;
+        covered.map_err(Cause::from)
     }
 
     /// Waits until `tokens` more may be handed to the connection. Call it inside the body's poll, right before the
@@ -404,36 +380,6 @@ impl InFlight {
             "request ended"
         );
     }
-}
-
-/// Holds the money for prompt and allowance. Where a budget has less left and the allowance was only a guess at the
-/// output's length, a smaller one will do; `covered` becomes what was held for.
-async fn hold_money(
-    ledger: &Ledger,
-    mut hold: HoldRequest,
-    plan: &Plan,
-    price: &PriceVersion,
-    covered: &mut u32,
-) -> Result<(), HoldError> {
-    loop {
-        let Err(error) = ledger.hold(hold.clone()).await else { return Ok(()) };
-        let prompt = plan.prompt_cost(price).map_err(|e| HoldError::Invalid(e.to_string()))?;
-        match affordable(&error, prompt, price) {
-            Some(tokens) if *covered < plan.output_limit() && (MIN_COVERED..*covered).contains(&tokens) => {
-                *covered = tokens;
-                hold.amount = plan.amount(price, tokens).map_err(|e| HoldError::Invalid(e.to_string()))?;
-            }
-            _ => return Err(error),
-        }
-    }
-}
-
-/// Output tokens that the budget behind a refusal still pays for after `reserved`.
-fn affordable(error: &HoldError, reserved: Picos, price: &PriceVersion) -> Option<u32> {
-    let HoldError::Budget { limit, spent, held, .. } = error else { return None };
-    let left = limit.checked_sub(*spent)?.checked_sub(*held)?.checked_sub(reserved)?;
-    let tokens = left.0.checked_div(price.output.0)?;
-    (tokens > 0).then(|| u32::try_from(tokens).unwrap_or(u32::MAX))
 }
 
 impl Drop for InFlight {

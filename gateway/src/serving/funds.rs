@@ -1,0 +1,120 @@
+//! The money held for one request, ahead of what it generates.
+
+use super::admission::Plan;
+use super::unix_ms;
+use crate::ledger::{HoldError, HoldRequest, Ledger};
+use crate::money::{MoneyError, Picos, PriceVersion};
+
+/// Fewer covered output tokens are not worth beginning for.
+const MIN_COVERED: u32 = 16;
+
+/// How many output tokens the hold pays for, and at which price. Nothing beyond them may be delivered.
+pub(super) struct Funds {
+    price: PriceVersion,
+    prompt_cost: Picos,
+    covered: u32,
+    /// Most output tokens of all choices.
+    limit: u32,
+}
+
+impl Funds {
+    /// Nothing held yet; the first hold is to cover `plan`'s allowance.
+    pub(super) fn new(price: PriceVersion, plan: &Plan) -> Result<Self, MoneyError> {
+        // Whether the prompt is cached is not known yet, so the dearer price is held.
+        let prompt_cost = price.uncached_input.max(price.cached_input).times(plan.prompt_total())?;
+        Ok(Self { price, prompt_cost, covered: plan.covered, limit: plan.output_limit() })
+    }
+
+    /// What the first hold takes.
+    pub(super) fn amount(&self) -> Result<Picos, MoneyError> {
+        self.prompt_cost.checked_add(self.price.output.times(self.covered)?).ok_or(MoneyError::OutOfRange)
+    }
+
+    /// Holds the money for prompts and allowance. Where a budget has less left and the allowance was only a guess at the
+    /// output's length, a smaller one will do.
+    pub(super) async fn hold(&mut self, ledger: &Ledger, mut hold: HoldRequest) -> Result<(), HoldError> {
+        loop {
+            let Err(error) = ledger.hold(hold.clone()).await else { return Ok(()) };
+            match self.affordable(&error, self.prompt_cost) {
+                Some(tokens)
+                    if self.covered < self.limit && (MIN_COVERED..self.covered).contains(&tokens) =>
+                {
+                    self.covered = tokens;
+                    hold.amount = self.amount().map_err(invalid)?;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Makes sure that the hold pays for `needed` output tokens in all; extends it by up to `allowance` more.
+    pub(super) async fn cover(
+        &mut self,
+        ledger: &Ledger,
+        request_id: &str,
+        needed: u32,
+        allowance: u32,
+    ) -> Result<(), HoldError> {
+        if needed <= self.covered {
+            return Ok(());
+        }
+        let mut target = needed.saturating_add(allowance).min(self.limit).max(needed);
+        loop {
+            let amount = self.price.output.times(target - self.covered).map_err(invalid)?;
+            let Err(error) = ledger.extend(request_id, amount, unix_ms()).await else {
+                self.covered = target;
+                return Ok(());
+            };
+            // With little money left, take what there is.
+            let most = self.affordable(&error, Picos::ZERO).map(|tokens| self.covered.saturating_add(tokens));
+            match most {
+                Some(most) if (needed..target).contains(&most) => target = most,
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Output tokens that the budget behind a refusal still pays for after `reserved`.
+    fn affordable(&self, error: &HoldError, reserved: Picos) -> Option<u32> {
+        let HoldError::Budget { limit, spent, held, .. } = error else { return None };
+        let left = limit.checked_sub(*spent)?.checked_sub(*held)?.checked_sub(reserved)?;
+        let tokens = left.0.checked_div(self.price.output.0)?;
+        (tokens > 0).then(|| u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+}
+
+fn invalid(error: MoneyError) -> HoldError {
+    HoldError::Invalid(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::BudgetScope;
+
+    fn funds(output: i64) -> Funds {
+        let price = PriceVersion::new("m", "default", 0, Picos(10), Picos(5), Picos(output));
+        let plan = Plan { prompt_tokens: vec![7], max_tokens: vec![100], n: 1, covered: 32 };
+        Funds::new(price, &plan).unwrap()
+    }
+
+    #[test]
+    fn the_dearer_prompt_price_and_the_allowance_are_held() {
+        assert_eq!(funds(20).amount(), Ok(Picos(7 * 10 + 32 * 20)));
+    }
+
+    #[test]
+    fn what_a_budget_still_pays_for() {
+        let refusal = |limit, spent, held| HoldError::Budget {
+            scope: BudgetScope::Key,
+            limit: Picos(limit),
+            spent: Picos(spent),
+            held: Picos(held),
+            requested: Picos(1),
+        };
+        assert_eq!(funds(20).affordable(&refusal(1_000, 300, 200), Picos(70)), Some(21));
+        assert_eq!(funds(20).affordable(&refusal(500, 300, 200), Picos::ZERO), None);
+        assert_eq!(funds(20).affordable(&refusal(519, 300, 200), Picos::ZERO), None);
+        assert_eq!(funds(0).affordable(&refusal(1_000, 0, 0), Picos::ZERO), None);
+    }
+}
