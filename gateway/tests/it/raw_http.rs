@@ -168,7 +168,8 @@ fn malformed_chunks_are_refused() {
         vec![
             case("64 17 F", chunk_size("FFFFFFFFFFFFFFFFF"), refused()),
             case("64 -1", chunk_size("-1"), refused()),
-            case("64 16 F", chunk_size("FFFFFFFFFFFFFFFF"), Expect::StatusOrClosed(&[400, 413])),
+            // As a number it is one, so the chunk is awaited like any other: the body limit or the deadline ends it.
+            case("64 16 F", chunk_size("FFFFFFFFFFFFFFFF"), Expect::StatusOrClosed(&[400, 408, 413])),
             case("64 not hex", chunk_size("zz"), refused()),
             case("64 bare LF", send(b"5\nhello\n0\n\n"), refused()),
             case("64 1 MB extension", send(&extension), Expect::StatusOrClosed(&[400, 413, 431])),

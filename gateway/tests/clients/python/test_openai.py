@@ -89,7 +89,11 @@ def sync_stream():
 
 def stream_helper():
     with client.chat.completions.stream(
-        model=MODEL, messages=user("Hi"), max_tokens=8, stream_options={"include_usage": True}
+        model=MODEL,
+        messages=user("Name three rivers."),
+        temperature=0,
+        stop=[" ", "\n", "."],
+        stream_options={"include_usage": True},
     ) as stream:
         kinds = {event.type for event in stream}
         final = stream.get_final_completion()

@@ -125,7 +125,10 @@ fn encodings() -> Vec<Case> {
 }
 
 fn long_prompts() -> Vec<Case> {
-    let fill = |unit: &str| unit.repeat((4 * MIB - 1_000) / unit.len());
+    let fill = |unit: &str| {
+        let escaped = json!(unit).to_string().len() - 2;
+        unit.repeat((4 * MIB - 1_000) / escaped)
+    };
     let name = |what: &str| format!("32 4 MiB of {what}");
     let long = |what: &str, unit: &str| {
         Case::json(name(what), chat(&fill(unit), json!({})), 400)
