@@ -157,7 +157,7 @@ fn exp(x: f32) -> f32 {
     let p = p * f + 0.009_618_129;
     let p = p * f + 0.055_504_11;
     let p = p * f + 0.240_226_5;
-    let p = p * f + 0.693_147_2;
+    let p = p * f + std::f32::consts::LN_2;
     let p = p * f + 1.0;
     // The low bits of `rounded` are n, -126 <= n <= 0; moved up, they are an exponent field.
     let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);

@@ -258,8 +258,9 @@ fn headers_tell_request_time_and_limits() {
         };
         assert_eq!(number("x-ratelimit-limit-requests"), 40);
         assert_eq!(number("x-ratelimit-limit-tokens"), 20_000);
-        assert!(number("x-ratelimit-remaining-requests") < 40);
-        assert!(number("x-ratelimit-remaining-tokens") < 20_000);
+        // What was used may have been refilled by the time the header is written.
+        assert!(number("x-ratelimit-remaining-requests") <= 40);
+        assert!(number("x-ratelimit-remaining-tokens") <= 20_000);
         number("openai-processing-ms");
         for name in ["x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"] {
             let text = reply.header(name).unwrap_or_else(|| panic!("no {name}"));

@@ -4,12 +4,13 @@
 mod bodies;
 mod fields;
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
-use crate::support::{Config, KeyOptions, Reply, Server, Totals, chat, merged, model_id, shared};
-
-/// Tokens that the model under test takes.
-const CONTEXT: usize = 8_192;
+use crate::support::{
+    Config, KeyOptions, Reply, Server, Totals, chat, data_folder, merged, model_id, model_path,
+};
 
 /// What is sent.
 pub(crate) enum Body {
@@ -221,18 +222,35 @@ fn served() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// A copy of the model whose file says that it takes `context` tokens, so that the border is reached in no time.
+fn with_context(folder: &Path, context: u32) -> PathBuf {
+    let mut bytes = std::fs::read(model_path()).expect("read the model");
+    let key = b"llama.context_length";
+    let at = bytes.windows(key.len()).position(|w| w == key).expect("the file names its context");
+    // After the key: the type, 4 for u32, then the value, both little-endian.
+    let value = at + key.len() + 4;
+    assert_eq!(bytes[at + key.len()..value], 4_u32.to_le_bytes(), "the context is not a u32");
+    bytes[value..value + 4].copy_from_slice(&context.to_le_bytes());
+    let path = folder.join("short.gguf");
+    std::fs::write(&path, bytes).expect("write the model");
+    path
+}
+
 #[test]
 fn prompts_are_taken_up_to_the_context() {
-    let (server, key) = shared();
+    let data = data_folder();
+    let path = with_context(data.path(), 256);
+    let server = Server::start_in(data, &Config::new().model(&path));
+    let key = server.key(KeyOptions { project: "context", ..KeyOptions::default() });
     let prompt_of = |tokens: usize| {
         json!({"model": model_id(), "prompt": vec![504; tokens], "max_tokens": 5, "temperature": 0,
                "ignore_eos": true})
     };
-    let last = server.post("/v1/completions", key, &prompt_of(CONTEXT - 1)).ok();
+    let last = server.post("/v1/completions", &key, &prompt_of(255)).ok();
     assert_eq!(last["choices"][0]["finish_reason"], "length");
     assert_eq!(last["usage"]["completion_tokens"], 1, "one token is left in the context: {last}");
-    for tokens in [CONTEXT, CONTEXT + 1, 4 * CONTEXT] {
-        let reply = server.post("/v1/completions", key, &prompt_of(tokens));
+    for tokens in [256, 257, 10_000] {
+        let reply = server.post("/v1/completions", &key, &prompt_of(tokens));
         assert_eq!(
             (reply.status(), reply.code().as_str()),
             (400, "context_length_exceeded"),
@@ -241,4 +259,8 @@ fn prompts_are_taken_up_to_the_context() {
         );
         assert_eq!(reply.json()["error"]["param"], "prompt");
     }
+    // A wish for more than is left is cut to what is left.
+    let unbounded = merged(prompt_of(200), json!({"max_tokens": 100_000}));
+    let answer = server.post("/v1/completions", &key, &unbounded).ok();
+    assert_eq!(answer["usage"]["total_tokens"], 256, "{answer}");
 }

@@ -8,7 +8,7 @@ mod server;
 mod stream;
 mod tools;
 
-pub(crate) use config::{Config, KeyOptions, model_id};
+pub(crate) use config::{Config, KeyOptions, model_id, model_path};
 pub(crate) use export::{Row, Totals};
 pub(crate) use http::{Method, Reply, Wire};
 pub(crate) use rng::Rng;

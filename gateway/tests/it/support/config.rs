@@ -11,7 +11,8 @@ pub(crate) fn model_id() -> &'static str {
     "smollm2-135m-instruct"
 }
 
-fn model_path() -> &'static Path {
+/// The file of the model under test, fetched if need be.
+pub(crate) fn model_path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(models::fetch::ensure_test_model)
 }
@@ -26,15 +27,20 @@ pub(crate) struct Config {
 impl Config {
     /// Loopback, free ports, the test model, and no limits that a busy test would meet; everything else is default.
     pub(crate) fn new() -> Self {
-        let path = Value::from(model_path().to_str().expect("the model path is text")).to_string();
         Self { sections: BTreeMap::new(), tail: String::new() }
             .with("server", "listen", "\"127.0.0.1:0\"")
             .with("server", "admin_listen", "\"127.0.0.1:0\"")
-            .with("model", "path", &path)
+            .model(model_path())
             .with("limits", "key_requests_per_minute", "1000000")
             .with("limits", "key_tokens_per_minute", "1000000000")
             .with("limits", "project_requests_per_minute", "1000000")
             .with("limits", "project_tokens_per_minute", "1000000000")
+    }
+
+    /// Serves the weights of this file.
+    pub(crate) fn model(self, path: &Path) -> Self {
+        let literal = Value::from(path.to_str().expect("the model path is text")).to_string();
+        self.with("model", "path", &literal)
     }
 
     /// Sets one key; `literal` is TOML.
