@@ -15,8 +15,8 @@ use crate::money::Picos;
 
 /// How long a change by another process may stay unseen.
 const POLL_MS: u64 = 250;
-/// The same for a key that is not known yet: a key just made works at once, and guessing keys is no load on the database.
-const UNKNOWN_POLL_MS: u64 = 10;
+/// The same for a key that is not known yet: always asked, one pragma each, so that a key just made works at once.
+const UNKNOWN_POLL_MS: u64 = 0;
 
 pub(super) type BudgetRules = HashMap<(BudgetScope, String), Picos>;
 

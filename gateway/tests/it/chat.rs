@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Item, KeyOptions, Usage, chat, model_id, shared};
+use crate::support::{Config, Item, KeyOptions, Server, Usage, chat, model_id, shared};
 
 const QUESTION: &str = "What is the capital of France?";
 
@@ -316,6 +316,25 @@ fn text_in_flight_is_sent_at_once() {
     }
     // One piece a token save where a character or a stop string is held back: far more than a few big ones.
     assert!(pieces >= 8, "64 tokens came in {pieces} pieces");
+}
+
+#[test]
+fn a_stream_that_waits_is_kept_alive_by_comments() {
+    let server = Server::start(&Config::new().with("server", "heartbeat_seconds", "1"));
+    let key = server.key(KeyOptions { project: "heartbeat", ..KeyOptions::default() });
+    // No processor is through this prompt within a second, so a comment comes before the text.
+    let body = chat(&"Number 7. ".repeat(1_700), json!({"stream": true}));
+    let mut events = server.events(&key, &body);
+    loop {
+        match events.next().expect("the stream goes on").expect("the stream goes on") {
+            Item::Comment(_) => break,
+            Item::Chunk(chunk) => {
+                let text = &chunk["choices"][0]["delta"]["content"];
+                assert!(text.as_str().is_none_or(str::is_empty), "text came before any comment: {chunk}");
+            }
+            Item::Done => panic!("the stream ended without a comment"),
+        }
+    }
 }
 
 #[test]

@@ -121,6 +121,12 @@ fn encodings() -> Vec<Case> {
         let case = Case::json(format!("17 charset {charset}"), good(), 415);
         cases.push(case.header("Content-Type", format!("application/json; charset={charset}")));
     }
+    for (name, value) in
+        [("of 256 characters", "k".repeat(256)), ("empty", String::new()), ("not ASCII", "ключ".into())]
+    {
+        let case = Case::json(format!("54 Idempotency-Key {name}"), good(), 400);
+        cases.push(case.header("Idempotency-Key", value));
+    }
     cases
 }
 
