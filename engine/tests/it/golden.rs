@@ -3,26 +3,32 @@
 mod float;
 mod prompts;
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
 use engine::{Engine, EngineConfig, Request, SamplingParams};
+use kernels::AttentionMeta;
+use models::{Batch, Model};
 
 use crate::support::{Said, greedy, run, run_all};
 
 const TOKENS: u32 = 48;
 
 /// Where two implementations choose differently, the float reference must see the two tokens this close together.
-/// Both round activations to 8 bits, each in its own way. Measured: up to 0.362, where the other implementation's own
-/// logits differ from the float reference by more than half of that.
-const TIE: f32 = 0.4;
+/// Measured: 0.602 at most. Rounding activations to 8 bits moves the difference of two likely tokens' logits by 0.2 in
+/// the median and 0.9 at most, in the other implementation as in ours; the test checks that again each time.
+const TIE: f32 = 0.65;
+
+fn load() -> models::Loaded {
+    let card = models::card("smollm2-135m-instruct").expect("the demo card is built in");
+    models::load(&models::fetch::ensure_test_model(), card, &|_| {}).expect("the model loads")
+}
 
 fn start(config: EngineConfig) -> Engine {
-    let card = models::card("smollm2-135m-instruct").expect("the demo card is built in");
-    let loaded = models::load(&models::fetch::ensure_test_model(), card, &|_| {}).expect("the model loads");
-    Engine::start(loaded, config).expect("the engine starts")
+    Engine::start(load(), config).expect("the engine starts")
 }
 
 /// One engine for all tests of this file; its prefix cache is off so that every prompt is computed.
@@ -54,62 +60,118 @@ fn their_logits(model: &mut ModelWeights, prompt: &[u32], answer: &[u32]) -> Vec
     std::iter::once(first).chain(rest).collect()
 }
 
-/// How far apart the float reference sees the best token and the worse of `choices`. Fails where `theirs` agrees with
-/// the float reference so well that rounding cannot be the reason for different choices.
-fn tie_gap(reference: &[f32], theirs: &[f32], choices: [u32; 2]) -> f32 {
-    let best = reference[float::argmax(reference) as usize];
-    let gap = choices.map(|token| best - reference[token as usize]).into_iter().fold(0.0, f32::max);
-    let rounding = reference.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let away = choices.map(|token| best - reference[token as usize]);
-    eprintln!("TMP tokens {choices:?}: away {away:?} gap {gap}, their rounding {rounding}");
-    assert!(
-        gap <= 9.0 * TIE && gap <= 2.0 * rounding,
-        "tokens {choices:?} are {gap} apart, rounding moves {rounding}"
-    );
-    gap
+/// Standard deviation of the difference of two rows of logits. A common shift does not count: no choice depends on it.
+fn deviation(a: &[f32], b: &[f32]) -> f32 {
+    let differences = || a.iter().zip(b).map(|(a, b)| f64::from(a - b));
+    let mean = differences().sum::<f64>() / a.len() as f64;
+    (differences().map(|d| (d - mean).powi(2)).sum::<f64>() / a.len() as f64).sqrt() as f32
 }
 
-/// What one prompt gave: our own answer alone, and the same inside a batch.
+/// The largest error in the difference of two logits among the five likeliest tokens.
+fn top_error(logits: &[f32], exact: &[f32]) -> f32 {
+    let mut top: Vec<usize> = (0..exact.len()).collect();
+    top.select_nth_unstable_by(4, |a, b| exact[*b].total_cmp(&exact[*a]));
+    let errors = top[..5].iter().map(|token| logits[*token] - exact[*token]);
+    errors.clone().fold(f32::MIN, f32::max) - errors.fold(f32::MAX, f32::min)
+}
+
+/// How far the float reference sees the worse of `choices` from the best token.
+fn gap(exact: &[f32], choices: [u32; 2]) -> f32 {
+    let best = exact[float::argmax(exact) as usize];
+    choices.map(|token| best - exact[token as usize]).into_iter().fold(0.0, f32::max)
+}
+
+/// Ours and theirs, in the mean.
+fn means(pairs: &[[f32; 2]]) -> [f32; 2] {
+    [0, 1].map(|of| pairs.iter().map(|pair| pair[of]).sum::<f32>() / pairs.len() as f32)
+}
+
+/// A prompt and our answer.
 struct Case {
     prompt: Vec<u32>,
     tokens: Vec<u32>,
 }
 
-/// Compared positions, and the gaps of those where the choices differ.
-type Verdict = (usize, Vec<f32>);
-
-/// Asks theirs after our own prefix each time, so that every position counts, also those after a tie.
-fn compare(case: &Case, theirs: &mut ModelWeights, reference: &float::Llama) -> Verdict {
-    let logits = their_logits(theirs, &case.prompt, &case.tokens);
-    let pairs: Vec<_> = logits.iter().zip(&case.tokens).map(|(x, ours)| [*ours, float::argmax(x)]).collect();
-    let different: Vec<_> = (0..pairs.len()).filter(|at| pairs[*at][0] != pairs[*at][1]).collect();
-    let whole: Vec<u32> = case.prompt.iter().chain(&case.tokens).copied().collect();
-    let rows: Vec<u32> = different.iter().map(|at| (case.prompt.len() + at - 1) as u32).collect();
-    let exact = if rows.is_empty() { Vec::new() } else { reference.logits(&whole, &rows) };
-    let gaps = different.iter().zip(exact).map(|(at, exact)| tie_gap(&exact, &logits[*at], pairs[*at]));
-    (pairs.len(), gaps.collect())
+/// Distances from the float reference; of pairs, the first is ours and the second theirs.
+#[derive(Default)]
+struct Verdict {
+    /// Where the two choose differently: how far apart the float reference sees the choices.
+    gaps: Vec<f32>,
+    /// Of each position: over the whole vocabulary.
+    deviations: Vec<[f32; 2]>,
+    /// Of each position: among the likeliest tokens.
+    top_errors: Vec<[f32; 2]>,
 }
 
-/// Two at a time, each on one thread: the other implementation shares out very small pieces of work, which takes long
-/// where other processes run.
-fn compare_all(cases: &[Case]) -> Vec<Verdict> {
-    let path = models::fetch::ensure_test_model();
-    let reference = float::Llama::open(&path);
-    let load = || {
-        let mut file = std::fs::File::open(&path).expect("the model file opens");
+/// The three implementations, for one thread.
+struct Judges<'a> {
+    ours: Box<dyn Model>,
+    theirs: ModelWeights,
+    exact: &'a float::Llama,
+}
+
+impl<'a> Judges<'a> {
+    fn new(exact: &'a float::Llama) -> Self {
+        let mut file = std::fs::File::open(models::fetch::ensure_test_model()).expect("the model file opens");
         let content = gguf_file::Content::read(&mut file).expect("the model file is read");
-        ModelWeights::from_gguf(content, &mut file, &Device::Cpu).expect("their model loads")
+        let theirs = ModelWeights::from_gguf(content, &mut file, &Device::Cpu).expect("their model loads");
+        Self { ours: load().model, theirs, exact }
+    }
+
+    /// Asks theirs after our own prefix each time, so that every position counts, also those after a tie.
+    fn compare(&mut self, case: &Case) -> Verdict {
+        let theirs = their_logits(&mut self.theirs, &case.prompt, &case.tokens);
+        let whole: Vec<u32> = case.prompt.iter().chain(&case.tokens).copied().collect();
+        let rows: Vec<u32> = (case.prompt.len() - 1..whole.len() - 1).map(|row| row as u32).collect();
+        let exact = self.exact.logits(&whole, &rows);
+        let ours = our_logits(&*self.ours, &whole, &rows);
+        let mut verdict = Verdict::default();
+        for (i, token) in case.tokens.iter().enumerate() {
+            let choices = [*token, float::argmax(&theirs[i])];
+            assert_eq!(*token, float::argmax(&ours[i]), "one pass over all tokens gives what the steps gave");
+            verdict.deviations.push([&ours[i], &theirs[i]].map(|logits| deviation(logits, &exact[i])));
+            verdict.top_errors.push([&ours[i], &theirs[i]].map(|logits| top_error(logits, &exact[i])));
+            if choices[0] != choices[1] {
+                verdict.gaps.push(gap(&exact[i], choices));
+            }
+        }
+        verdict
+    }
+}
+
+/// Our logits at `rows` of `tokens`, in one pass without the engine.
+fn our_logits(model: &dyn Model, tokens: &[u32], rows: &[u32]) -> Vec<Vec<f32>> {
+    let (t, block_size) = (tokens.len() as u32, 32);
+    let pages = t.div_ceil(block_size);
+    let attention = AttentionMeta {
+        query_start: vec![0, t],
+        context_len: vec![t],
+        block_table: (0..pages).collect(),
+        table_stride: pages as usize,
+        positions: (0..t).collect(),
+        slot_mapping: (0..t).collect(),
     };
-    let half = |from: usize| {
+    let cache = model.new_cache(pages as usize, block_size as usize).expect("a small cache");
+    let batch =
+        Batch { token_ids: tokens.to_vec(), attention: Arc::new(attention), logits_at: rows.to_vec() };
+    model.forward(&batch, &cache).and_then(|logits| logits.to_vec2()).expect("our forward runs")
+}
+
+/// Two cases at a time, each on one thread: the other implementation shares out very small pieces of work, which takes
+/// long where other processes run. The longest come first, so that both threads end together.
+fn compare_all(mut cases: Vec<Case>) -> Vec<Verdict> {
+    cases.sort_by_key(|case| std::cmp::Reverse(case.prompt.len()));
+    let exact = float::Llama::open(&models::fetch::ensure_test_model());
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<Verdict> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
-        let mut theirs = load();
-        pool.install(|| {
-            cases.iter().skip(from).step_by(2).map(|case| compare(case, &mut theirs, &reference)).collect()
-        })
+        let mut judges = Judges::new(&exact);
+        let rest = std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed)));
+        pool.install(|| rest.map(|case| judges.compare(case)).collect())
     };
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| -> Vec<Verdict> { half(1) });
-        let mut verdicts: Vec<Verdict> = half(0);
+        let other = scope.spawn(work);
+        let mut verdicts = work();
         verdicts.extend(other.join().expect("the other half is compared"));
         verdicts
     })
@@ -127,77 +189,38 @@ async fn greedy_tokens_equal_an_independent_implementation() {
         assert_eq!(bits(&alone), bits(batched), "prompt {i}: bits depend on the batch");
         cases.push(Case { prompt, tokens: alone.tokens });
     }
-    let verdicts = compare_all(&cases);
-    let compared: usize = verdicts.iter().map(|verdict| verdict.0).sum();
-    let ties: usize = verdicts.iter().map(|verdict| verdict.1.len()).sum();
-    assert_eq!(compared, cases.len() * TOKENS as usize);
-    assert!(cases.len() >= 20);
-    assert!(ties * 25 <= compared, "{ties} of {compared} choices differ: too many to be rounding");
+    check(compare_all(cases));
 }
 
-#[test]
-fn tmp_noise() {
-    use std::sync::Arc;
-    let path = models::fetch::ensure_test_model();
-    let reference = float::Llama::open(&path);
-    let loaded =
-        models::load(&path, models::card("smollm2-135m-instruct").expect("card"), &|_| {}).expect("loads");
-    let cache = loaded.model.new_cache(32, 32).expect("cache");
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
-    let rms = |a: &[f32], b: &[f32]| {
-        let mean = a.iter().zip(b).map(|(x, y)| f64::from(x - y)).sum::<f64>() / a.len() as f64;
-        (a.iter().zip(b).map(|(x, y)| (f64::from(x - y) - mean).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
-    };
-    for p in prompts::all(&loaded.tokenizer).into_iter().skip(3).take(9) {
-        let t = p.len();
-        let rows: Vec<u32> = (0..t as u32).collect();
-        let exact = reference.logits(&p, &rows);
-        let meta = kernels::AttentionMeta {
-            query_start: vec![0, t as u32],
-            context_len: vec![t as u32],
-            block_table: (0..32).collect(),
-            table_stride: 32,
-            positions: rows.clone(),
-            slot_mapping: rows.clone(),
-        };
-        let ours: Vec<Vec<f32>> = loaded
-            .model
-            .forward(
-                &models::Batch { token_ids: p.clone(), attention: Arc::new(meta), logits_at: rows.clone() },
-                &cache,
-            )
-            .and_then(|x| x.to_vec2())
-            .expect("runs");
-        let mut file = std::fs::File::open(&path).expect("the model file opens");
-        let content = gguf_file::Content::read(&mut file).expect("the model file is read");
-        let mut theirs =
-            ModelWeights::from_gguf(content, &mut file, &Device::Cpu).expect("their model loads");
-        let theirs: Vec<Vec<f32>> = pool.install(|| {
-            p.iter()
-                .enumerate()
-                .map(|(i, tok)| {
-                    let x = theirs
-                        .forward(
-                            &Tensor::new(&[*tok], &Device::Cpu).and_then(|x| x.unsqueeze(0)).expect("t"),
-                            i,
-                        )
-                        .expect("f");
-                    x.flatten_all().and_then(|x| x.to_vec1()).expect("v")
-                })
-                .collect()
-        });
-        let e = |v: &[Vec<f32>]| v.iter().zip(&exact).map(|(a, b)| rms(a, b)).collect::<Vec<_>>();
-        let (a, b) = (e(&ours), e(&theirs));
-        let avg = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-        let mx = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
-        eprintln!(
-            "NOISE len {t}: ours avg {:.4} max {:.4}; theirs avg {:.4} max {:.4}",
-            avg(&a),
-            mx(&a),
-            avg(&b),
-            mx(&b)
-        );
+fn check(verdicts: Vec<Verdict>) {
+    let mut all = Verdict::default();
+    for verdict in verdicts {
+        all.gaps.extend(verdict.gaps);
+        all.deviations.extend(verdict.deviations);
+        all.top_errors.extend(verdict.top_errors);
     }
+    let compared = all.deviations.len();
+    assert_eq!(compared, 20 * TOKENS as usize);
+    let widest = all.gaps.iter().copied().fold(0.0, f32::max);
+    let their_worst = all.top_errors.iter().map(|pair| pair[1]).fold(0.0, f32::max);
+    let ([our_deviation, their_deviation], [our_error, their_error]) =
+        (means(&all.deviations), means(&all.top_errors));
+    let ties = all.gaps.len();
+    println!("{compared} tokens, {ties} ties, widest {widest}; their largest error {their_worst}");
+    println!(
+        "deviation {our_deviation}, theirs {their_deviation}; top error {our_error}, theirs {their_error}"
+    );
+    assert!(ties * 20 <= compared, "{ties} of {compared} choices differ: too many to be rounding");
+    // The other implementation's own rounding, which is independent of ours, explains every different choice.
+    assert!(
+        widest <= TIE && widest <= their_worst,
+        "choices are {widest} apart, rounding moves {their_worst}"
+    );
+    assert!(
+        our_deviation <= 1.1 * their_deviation,
+        "we deviate by {our_deviation}, they by {their_deviation}"
+    );
+    assert!(our_error <= 1.1 * their_error, "our error is {our_error}, theirs {their_error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
