@@ -157,8 +157,9 @@ fn our_logits(model: &dyn Model, tokens: &[u32], rows: &[u32]) -> Vec<Vec<f32>> 
     model.forward(&batch, &cache).and_then(|logits| logits.to_vec2()).expect("our forward runs")
 }
 
-/// Two cases at a time, each on one thread: the other implementation shares out very small pieces of work, which takes
-/// long where other processes run. The longest come first, so that both threads end together.
+/// Two cases at a time. The other implementation has one pool of threads, for which the two wait in turn; with
+/// `CANDLE_NUM_THREADS=1` it has none, and they run side by side, which is faster where other processes run. The longest
+/// come first, so that both threads end together.
 fn compare_all(mut cases: Vec<Case>) -> Vec<Verdict> {
     cases.sort_by_key(|case| std::cmp::Reverse(case.prompt.len()));
     let exact = float::Llama::open(&models::fetch::ensure_test_model());
