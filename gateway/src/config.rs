@@ -17,7 +17,9 @@ mod sections;
 mod tests;
 
 pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
-pub use sections::{Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Server, bounds};
+pub use sections::{
+    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Server, bounds, make_private_dir,
+};
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,6 @@
 //! All keys in memory, reread when the database says that another connection changed it.
 
 use std::collections::HashMap;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -10,7 +8,7 @@ use rusqlite::{Connection, Row, TransactionBehavior};
 
 use super::secret::{Digest, Pepper};
 use super::{AccountsError, AuthError, Budgets, Identity, schema, store};
-use crate::config::BudgetScope;
+use crate::config::{BudgetScope, make_private_dir};
 use crate::money::Picos;
 
 /// How long a change by another process may stay unseen.
@@ -44,10 +42,7 @@ pub(super) struct Inner {
 
 impl Inner {
     pub(super) fn open(dir: &Path, budgets: BudgetRules) -> Result<Self, AccountsError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
+        make_private_dir(dir)
             .map_err(|source| AccountsError::Io { path: dir.display().to_string(), source })?;
         let pepper = Pepper::open(dir)?;
         let db = schema::open(dir, &pepper)?;

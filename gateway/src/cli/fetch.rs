@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use models::Card;
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::{Config, make_private_dir};
 
 /// Where pulled weights are kept.
 fn model_dir(config: &Config) -> PathBuf {
@@ -31,6 +31,7 @@ pub(super) fn configured_model(config: &Config) -> Result<(Card, PathBuf), Failu
 
 /// `spillway pull`.
 pub(super) fn pull(model: &str, config: &Config) -> Result<(), Failure> {
+    make_private_dir(&config.data.dir)?;
     let dir = model_dir(config);
     let path = match models::card(model) {
         Some(card) => fetch(&card, &dir)?,

@@ -14,7 +14,7 @@ use super::{Failure, fetch};
 use crate::accounts::{Accounts, NewKey};
 use crate::api::Api;
 use crate::app;
-use crate::config::Config;
+use crate::config::{Config, make_private_dir};
 use crate::ledger::Ledger;
 use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Serving, unix_ms};
@@ -26,8 +26,7 @@ const BLOCKING_THREADS: usize = 4;
 
 /// Serves until a signal.
 pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
-    std::fs::create_dir_all(&config.data.dir)
-        .map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
+    make_private_dir(&config.data.dir).map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
     if config.engine.threads > 0 {
         rayon::ThreadPoolBuilder::new().num_threads(config.engine.threads).build_global()?;
     }

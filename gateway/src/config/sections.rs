@@ -1,7 +1,9 @@
 //! The sections with every default, unit, bound and reason.
 
+use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -212,6 +214,14 @@ impl Default for ModelSection {
 pub struct Data {
     /// Directory of accounts, ledger and models; made on first use.
     pub dir: PathBuf,
+}
+
+/// Makes `dir` and its parents, where missing, for this user alone: it holds the pepper of the keys and the bills.
+///
+/// # Errors
+/// The file system's.
+pub fn make_private_dir(dir: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 impl Default for Data {

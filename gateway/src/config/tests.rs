@@ -123,3 +123,13 @@ fn instants_may_be_strings_or_dates() {
         assert_eq!(card.versions()[0].effective_from_ms, 1_767_225_600_000, "{instant}");
     }
 }
+
+#[test]
+fn the_data_directory_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("new/data");
+    super::make_private_dir(&dir).unwrap();
+    super::make_private_dir(&dir).unwrap();
+    assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}

@@ -1,8 +1,8 @@
 //! The ledger in SQLite: write-ahead log, every commit synced, one connection that writes.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::row::{GENESIS, Kind, Transfer};
 use super::schema::{COLUMNS, TABLES, VERSION};
 use super::store::{Ended, Head, KeySums, OpenRow, State, Store, StoreError, StoreResult};
 use super::types::{EndReason, LedgerError};
+use crate::config::make_private_dir;
 use crate::money::{Picos, Tokens};
 
 /// Pages in the log before it is folded into the file; larger than the default, so that fewer commits pay for it.
@@ -36,7 +37,7 @@ impl SqliteStore {
             let path = path.display().to_string();
             move |source| LedgerError::Io { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+        make_private_dir(dir).map_err(io(dir))?;
         let path = dir.join("ledger.lock");
         let lock = OpenOptions::new()
             .create(true)

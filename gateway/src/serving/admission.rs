@@ -58,6 +58,8 @@ pub enum AdmitError {
         context: usize,
         /// Whether `prompt` was counted.
         exact: bool,
+        /// The request's field with the prompt.
+        field: &'static str,
     },
     /// A prompt without tokens.
     #[error("the prompt is empty")]

@@ -20,6 +20,14 @@ pub enum PromptInput {
 }
 
 impl PromptInput {
+    /// The request's field it came in.
+    fn field(&self) -> &'static str {
+        match self {
+            PromptInput::Chat(_) => "messages",
+            PromptInput::Text(_) | PromptInput::Tokens(_) => "prompt",
+        }
+    }
+
     fn text_bytes(&self) -> usize {
         match self {
             PromptInput::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
@@ -31,10 +39,10 @@ impl PromptInput {
     /// The tokens, fewer than the model's context.
     pub async fn tokenise(self, engine: &Engine) -> Result<Vec<u32>, AdmitError> {
         let context = engine.context_len();
-        let bytes = self.text_bytes();
+        let (field, bytes) = (self.field(), self.text_bytes());
         let at_least = engine.tokenizer().min_tokens(bytes);
         if at_least >= context {
-            return Err(AdmitError::ContextLength { prompt: at_least, context, exact: false });
+            return Err(AdmitError::ContextLength { prompt: at_least, context, exact: false, field });
         }
         let tokens = if bytes <= INLINE_BYTES {
             self.encode(engine)?
@@ -44,7 +52,7 @@ impl PromptInput {
             job.await.map_err(|e| AdmitError::Internal(format!("encoding failed: {e}")))??
         };
         if tokens.len() >= context {
-            return Err(AdmitError::ContextLength { prompt: tokens.len(), context, exact: true });
+            return Err(AdmitError::ContextLength { prompt: tokens.len(), context, exact: true, field });
         }
         Ok(tokens)
     }

@@ -96,13 +96,13 @@ impl From<AdmitError> for ApiError {
             AdmitError::Limit(error) => error.into(),
             AdmitError::Hold(error) => error.into(),
             AdmitError::Ledger(error) => error.into(),
-            AdmitError::ContextLength { prompt, context, exact } => {
+            AdmitError::ContextLength { prompt, context, exact, field } => {
                 let about = if exact { "" } else { "at least " };
                 let message = format!(
                     "This model's maximum context length is {context} tokens. However, your prompt has {about}{prompt} \
                      tokens and leaves no room for an answer. Please shorten it."
                 );
-                Self::param(Code::ContextLength, "messages", message)
+                Self::param(Code::ContextLength, field, message)
             }
             AdmitError::EmptyPrompt => Self::param(
                 Code::EmptyPrompt,

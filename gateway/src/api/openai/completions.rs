@@ -14,7 +14,7 @@ use super::{stream, unary};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
-use crate::api::error::{ApiError, ApiResult};
+use crate::api::error::ApiResult;
 use crate::api::scope::random;
 use crate::api::sse;
 use crate::serving::Job;
@@ -46,7 +46,7 @@ pub async fn create(
         stream: common.stream,
         arrived: caller.scope.arrived,
     };
-    let flight = caller.admit(&api, job).await.map_err(|error| about_prompt(error.into()))?;
+    let flight = caller.admit(&api, job).await?;
     let surface = Text {
         head: head(&api, &caller, "cmpl", "text_completion"),
         options: ChunkOptions { include_usage: common.include_usage, obfuscate: common.obfuscate },
@@ -59,12 +59,6 @@ pub async fn create(
         return Ok(stream::respond(flight, surface, choices, common.include_usage));
     }
     unary::respond(flight, surface, choices).await
-}
-
-/// Refusals of a conversation, in this route's words.
-fn about_prompt(error: ApiError) -> ApiError {
-    let param = error.param.map(|param| if param == "messages" { "prompt".to_owned() } else { param });
-    ApiError { param, ..error }
 }
 
 struct Text {
