@@ -4,6 +4,7 @@ pub mod auth;
 pub mod body;
 pub mod error;
 pub mod fields;
+pub mod generation;
 pub mod json;
 pub mod openai;
 pub mod scope;

@@ -30,7 +30,7 @@ const MAX_ROLE_BYTES: usize = 32;
 const NAME: &str = "chat";
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatMessage {
     /// Who speaks: lower-case ASCII letters.
     pub role: String,
@@ -38,6 +38,43 @@ pub struct ChatMessage {
     pub content: String,
     /// A name for the speaker.
     pub name: Option<String>,
+    /// What the model thought before it answered.
+    pub reasoning: Option<String>,
+    /// Calls the model made in this message.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that this message, of role `tool`, answers.
+    pub tool_call_id: Option<String>,
+}
+
+/// A call of a tool, made by a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Names the call in its answer.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// Its arguments, a JSON text.
+    pub arguments: String,
+}
+
+/// A tool that a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// Letters, digits, `_` and `-`.
+    pub name: String,
+    /// What it is good for.
+    pub description: Option<String>,
+    /// JSON schema of its arguments, an object.
+    pub parameters: serde_json::Value,
+}
+
+/// What a chat template turns into a prompt.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conversation {
+    /// What was said, oldest first.
+    pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
 }
 
 /// A rendered conversation.
@@ -118,7 +155,8 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or exceeds its limits.
     pub fn probe(&self) -> Result<(), TemplateError> {
-        let message = ChatMessage { role: "user".to_owned(), content: "hello".to_owned(), name: None };
+        let message =
+            ChatMessage { role: "user".to_owned(), content: "hello".to_owned(), ..ChatMessage::default() };
         match self.render(&[message], true) {
             Ok(_) | Err(TemplateError::Refused(_)) => Ok(()),
             Err(error) => Err(error),

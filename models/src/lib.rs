@@ -21,7 +21,7 @@ pub mod tokenizer;
 mod weights;
 
 pub use card::{Card, CardError, SamplingDefaults, Source, card, cards};
-pub use chat_template::{ChatMessage, ChatTemplate, Prompt, TemplateError};
+pub use chat_template::{ChatMessage, ChatTemplate, Conversation, Prompt, TemplateError, Tool, ToolCall};
 pub use config::{ConfigError, ModelConfig};
 pub use decoder::Decoder;
 pub use fetch::{import, pull};

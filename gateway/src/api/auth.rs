@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use engine::Engine;
 
 use super::Shared;
 use super::error::{ApiError, ApiResult, Code};
@@ -49,8 +50,8 @@ impl Caller {
     }
 
     /// Admits `job` and notes the limits, also when it is refused.
-    pub async fn admit(&self, api: &Shared, job: Job) -> Result<InFlight, AdmitError> {
-        let admitted = api.serving.admit(&api.engine, job).await;
+    pub async fn admit(&self, api: &Shared, engine: &Engine, job: Job) -> Result<InFlight, AdmitError> {
+        let admitted = api.serving.admit(engine, job).await;
         self.note_limits(api);
         admitted
     }

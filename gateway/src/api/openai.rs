@@ -6,7 +6,5 @@ pub mod completion_request;
 pub mod completions;
 pub mod models;
 pub mod params;
-pub mod stream;
 pub mod surface;
-pub mod unary;
 pub mod wire;

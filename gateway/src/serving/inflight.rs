@@ -99,8 +99,16 @@ impl InFlight {
         if let Err(AdmitError::Hold(_)) = result {
             self.held = false;
         }
-        self.first = Some(result?.1);
+        match result?.1 {
+            (choice, Some(Event::Started { cached_tokens })) => self.meter.started(choice, cached_tokens),
+            first => self.first = Some(first),
+        }
         Ok(())
+    }
+
+    /// Input tokens of all prompts; the cached ones as far as known by now.
+    pub fn input(&self) -> Tokens {
+        Tokens { output: 0, ..self.meter.whole() }
     }
 
     /// Where the body books what it hands over.

@@ -1,7 +1,7 @@
 //! Text to tokens: short prompts at once, long ones on a blocking thread, hopeless ones not at all.
 
 use engine::Engine;
-use models::{ChatMessage, TemplateError};
+use models::{Conversation, TemplateError};
 
 use super::AdmitError;
 
@@ -12,7 +12,7 @@ const INLINE_BYTES: usize = 4 << 10;
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptInput {
     /// A conversation for the model's template.
-    Chat(Vec<ChatMessage>),
+    Chat(Conversation),
     /// Plain text.
     Text(String),
     /// Token ids.
@@ -30,7 +30,7 @@ impl PromptInput {
 
     fn text_bytes(&self) -> usize {
         match self {
-            PromptInput::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            PromptInput::Chat(chat) => chat.messages.iter().map(|message| message.content.len()).sum(),
             PromptInput::Text(text) => text.len(),
             PromptInput::Tokens(_) => 0,
         }
@@ -61,8 +61,8 @@ impl PromptInput {
         let tokenizer = engine.tokenizer();
         let internal = |e: models::TokenizeError| AdmitError::Internal(e.to_string());
         match self {
-            PromptInput::Chat(messages) => {
-                let prompt = engine.template().render(&messages, true).map_err(|e| match e {
+            PromptInput::Chat(chat) => {
+                let prompt = engine.template().render(&chat.messages, true).map_err(|e| match e {
                     TemplateError::Refused(reason) => AdmitError::Conversation(reason),
                     other => AdmitError::Conversation(other.to_string()),
                 })?;

@@ -13,7 +13,7 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
 });
 
 fn user(content: &str) -> ChatMessage {
-    ChatMessage { role: "user".into(), content: content.into(), name: None }
+    ChatMessage { role: "user".into(), content: content.into(), ..ChatMessage::default() }
 }
 
 fn template() -> models::ChatTemplate {

@@ -3,7 +3,7 @@
 use models::{ChatMessage, ChatTemplate, Prompt, TemplateError};
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into(), name: None }
+    ChatMessage { role: role.into(), content: content.into(), ..ChatMessage::default() }
 }
 
 fn template(source: &str) -> ChatTemplate {

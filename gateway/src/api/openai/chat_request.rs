@@ -1,12 +1,13 @@
 //! `POST /v1/chat/completions`: the request. Every field of the API is either honoured or refused by name.
 
-use models::ChatMessage;
+use models::{ChatMessage, Conversation};
 
 use super::params::{Common, max_tokens};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, array_of, invalid, not_empty, unsupported, wrong_type};
 use crate::api::json::Json;
 use crate::config::Limits;
+use crate::serving::PromptInput;
 
 const MAX_PARTS: usize = 2_048;
 const MAX_NAME_BYTES: usize = 64;
@@ -33,33 +34,18 @@ const REFUSED: &[&str] = &[
 const REFUSED_IN_MESSAGE: &[&str] = &["audio", "function_call", "refusal", "tool_call_id"];
 
 /// A chat request, checked for itself.
-#[derive(Debug)]
-pub struct ChatRequest {
-    /// Shared fields.
-    pub common: Common,
-    /// The conversation; `developer` has become `system`.
-    pub messages: Vec<ChatMessage>,
-    /// Wanted output limit per choice.
-    pub max_tokens: Option<u32>,
-    /// Number of alternatives when log probabilities are wanted.
-    pub logprobs: Option<u8>,
-}
-
-impl ChatRequest {
-    /// Reads a body.
-    pub fn read(body: Json, limits: &Limits) -> ApiResult<Self> {
-        let mut fields = Fields::root(body)?;
-        let common = Common::read(&mut fields, limits)?;
-        let messages = messages(&mut fields, limits.max_messages)?;
-        let max_tokens = output_limit(&mut fields)?;
-        common.check_lengths(max_tokens)?;
-        let logprobs = logprobs(&mut fields, limits.max_top_logprobs)?;
-        response_format(&mut fields)?;
-        modalities(&mut fields)?;
-        reasoning_effort(&mut fields)?;
-        fields.finish(REFUSED)?;
-        Ok(Self { common, messages, max_tokens, logprobs })
-    }
+pub fn read(body: Json, limits: &Limits) -> ApiResult<Common> {
+    let mut fields = Fields::root(body)?;
+    let mut common = Common::read(&mut fields, limits, "/v1/chat/completions")?;
+    let messages = messages(&mut fields, limits.max_messages)?;
+    common.limit_output(output_limit(&mut fields)?)?;
+    common.generation.logprobs = logprobs(&mut fields, limits.max_top_logprobs)?;
+    response_format(&mut fields)?;
+    modalities(&mut fields)?;
+    reasoning_effort(&mut fields)?;
+    fields.finish(REFUSED)?;
+    common.generation.prompts = vec![PromptInput::Chat(Conversation { messages, ..Conversation::default() })];
+    Ok(common)
 }
 
 fn output_limit(fields: &mut Fields) -> ApiResult<Option<u32>> {
@@ -146,7 +132,7 @@ fn message(item: Json, path: &str) -> ApiResult<ChatMessage> {
     let content = content(fields.take("content").unwrap_or(Json::Null), &content_path)?;
     let name = fields.string("name", MAX_NAME_BYTES)?;
     fields.finish(REFUSED_IN_MESSAGE)?;
-    Ok(ChatMessage { role: role.to_owned(), content, name })
+    Ok(ChatMessage { role: role.to_owned(), content, name, ..ChatMessage::default() })
 }
 
 fn role_of(role: &str, path: &str) -> ApiResult<&'static str> {

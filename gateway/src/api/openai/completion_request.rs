@@ -11,36 +11,21 @@ use crate::serving::PromptInput;
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// A completion request, checked for itself.
-#[derive(Debug)]
-pub struct CompletionRequest {
-    /// Shared fields.
-    pub common: Common,
-    /// Prompts, at least one.
-    pub prompts: Vec<PromptInput>,
-    /// Output limit per choice.
-    pub max_tokens: u32,
-    /// Number of alternatives when log probabilities are wanted.
-    pub logprobs: Option<u8>,
-}
-
-impl CompletionRequest {
-    /// Reads a body.
-    pub fn read(body: Json, limits: &Limits) -> ApiResult<Self> {
-        let mut fields = Fields::root(body)?;
-        let common = Common::read(&mut fields, limits)?;
-        let prompt = fields.take("prompt").map(|prompt| prompts(prompt, limits.max_prompts)).transpose()?;
-        let max_tokens = max_tokens(&mut fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS);
-        common.check_lengths(Some(max_tokens))?;
-        let logprobs = fields.count("logprobs", 0, 5)?;
-        if fields.boolean("echo")? == Some(true) {
-            return Err(unsupported("echo"));
-        }
-        // A chat sent here by mistake hears of its messages first.
-        let prompts = fields.required("prompt", prompt);
-        fields.finish(&["best_of", "suffix"])?;
-        let logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
-        Ok(Self { common, prompts: prompts?, max_tokens, logprobs })
+pub fn read(body: Json, limits: &Limits) -> ApiResult<Common> {
+    let mut fields = Fields::root(body)?;
+    let mut common = Common::read(&mut fields, limits, "/v1/completions")?;
+    let prompt = fields.take("prompt").map(|prompt| prompts(prompt, limits.max_prompts)).transpose()?;
+    common.limit_output(Some(max_tokens(&mut fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS)))?;
+    let logprobs = fields.count("logprobs", 0, 5)?;
+    if fields.boolean("echo")? == Some(true) {
+        return Err(unsupported("echo"));
     }
+    // A chat sent here by mistake hears of its messages first.
+    let prompts = fields.required("prompt", prompt);
+    fields.finish(&["best_of", "suffix"])?;
+    common.generation.logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
+    common.generation.prompts = prompts?;
+    Ok(common)
 }
 
 fn prompts(prompt: Json, max: usize) -> ApiResult<Vec<PromptInput>> {
@@ -93,11 +78,12 @@ fn empty_prompt() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::generation::Generation;
     use crate::api::json;
 
-    fn read(extra: &str) -> ApiResult<CompletionRequest> {
+    fn read(extra: &str) -> ApiResult<Generation> {
         let body = json::parse(format!(r#"{{"model":"m",{extra}}}"#).as_bytes(), 64).unwrap();
-        CompletionRequest::read(body, &Limits::default())
+        super::read(body, &Limits::default()).map(|common| common.generation)
     }
 
     #[test]
@@ -107,7 +93,7 @@ mod tests {
         {
             assert_eq!(read(&format!("\"prompt\":{text}")).unwrap().prompts.len(), count, "{text}");
         }
-        assert_eq!(read("\"prompt\":\"a\"").unwrap().max_tokens, 16);
+        assert_eq!(read("\"prompt\":\"a\"").unwrap().max_tokens, Some(16));
         assert_eq!(read("\"prompt\":\"a\",\"logprobs\":5,\"echo\":false").unwrap().logprobs, Some(5));
     }
 

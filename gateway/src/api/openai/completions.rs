@@ -7,17 +7,19 @@ use bytes::Bytes;
 use engine::{Engine, TokenLogprob};
 use serde_json::Value;
 
-use super::completion_request::CompletionRequest;
-use super::surface::{ChunkOptions, Collected, Piece, Surface, head, text_logprobs, token_text};
-use super::wire::{Completion, Head, TextChoice, TextLogprobs, Usage};
-use super::{stream, unary};
+use super::completion_request;
+use super::params::Common;
+use super::surface::{ChunkOptions, closing, finish_reason, head, token_text, whole};
+use super::wire::{Completion, Head, TextChoice, TextLogprobs};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
 use crate::api::error::ApiResult;
-use crate::api::scope::random;
+use crate::api::generation::{Choice, Ending, Generation, Piece, Surface, text_logprobs};
+use crate::api::json::Json;
 use crate::api::sse;
-use crate::serving::Job;
+use crate::money::Tokens;
+use crate::serving::Receipt;
 
 /// Continues one or many prompts, at once or as a stream.
 pub async fn create(
@@ -27,41 +29,27 @@ pub async fn create(
 ) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
     let body = read_json(&parts.headers, body, api.body).await?;
-    let CompletionRequest { common, prompts, max_tokens, logprobs } =
-        CompletionRequest::read(body, &api.limits)?;
-    let engine = api.engine_of(&common.model)?;
-    let mut sampling = common.sampling(engine.card(), engine.tokenizer().vocab_size(), logprobs)?;
-    sampling.seed = common.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
-    let choices = prompts.len() * common.n as usize;
-    let job = Job {
-        request_id: caller.scope.request_id.clone(),
-        endpoint: "/v1/completions",
-        identity: caller.identity.clone(),
-        prompts,
-        n: common.n,
-        max_tokens: Some(max_tokens),
-        sampling,
-        stop: common.stop,
-        wire: parts.extensions.get().cloned(),
-        stream: common.stream,
-        arrived: caller.scope.arrived,
-    };
-    let flight = caller.admit(&api, job).await?;
-    let surface = Text {
-        head: head(&api, &caller, "cmpl", "text_completion"),
-        options: ChunkOptions { include_usage: common.include_usage, obfuscate: common.obfuscate },
-        logprobs: logprobs.is_some(),
-        offsets: vec![0; choices],
-        metadata: common.metadata,
-        engine: engine.clone(),
-    };
-    if common.stream {
-        return Ok(stream::respond(flight, surface, choices, common.include_usage));
-    }
-    unary::respond(flight, surface, choices).await
+    let (generation, surface) = prepare(&api, &caller, body)?;
+    generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
 }
 
-struct Text {
+/// Reads a body: what to generate, and how to shape the answer.
+pub fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generation, Text)> {
+    let Common { generation, options } = completion_request::read(body, &api.limits)?;
+    let engine = api.engine_of(&generation.model)?;
+    let surface = Text {
+        head: head(engine, caller, "cmpl", "text_completion"),
+        options,
+        logprobs: generation.logprobs.is_some(),
+        offsets: vec![0; generation.choices()],
+        metadata: generation.metadata.clone(),
+        engine: engine.clone(),
+    };
+    Ok((generation, surface))
+}
+
+/// Shapes text completions.
+pub struct Text {
     head: Head,
     options: ChunkOptions,
     logprobs: bool,
@@ -84,9 +72,10 @@ impl Text {
         if !self.logprobs {
             return None;
         }
-        let tokenizer = self.engine.tokenizer();
+        let engine = self.engine.clone();
+        let tokenizer = engine.tokenizer();
         let mut lists = TextLogprobs::default();
-        for entry in text_logprobs(tokenizer, entries) {
+        for entry in text_logprobs(&engine, entries) {
             let text = token_text(tokenizer, entry.token);
             let top = entry
                 .top
@@ -103,37 +92,34 @@ impl Text {
 }
 
 impl Surface for Text {
-    fn opening(&self, _choice: usize) -> Option<Bytes> {
-        None
+    fn open(&mut self, _choices: usize, _input: Tokens) -> Bytes {
+        Bytes::new()
     }
 
     fn piece(&mut self, choice: usize, piece: &Piece) -> Bytes {
         let logprobs = self.logprobs(choice, &piece.logprobs);
-        self.chunk(TextChoice { text: &piece.text, index: choice, logprobs, finish_reason: None })
+        self.chunk(TextChoice { text: &piece.text(), index: choice, logprobs, finish_reason: None })
     }
 
-    fn finish(&mut self, choice: usize, rest: &Piece, reason: &'static str) -> Bytes {
+    fn end(&mut self, choice: usize, rest: &Piece, ending: &Ending) -> Bytes {
         let logprobs = self.logprobs(choice, &rest.logprobs).filter(|logprobs| !logprobs.tokens.is_empty());
-        self.chunk(TextChoice { text: "", index: choice, logprobs, finish_reason: Some(reason) })
+        let finish_reason = Some(finish_reason(ending));
+        self.chunk(TextChoice { text: &rest.text(), index: choice, logprobs, finish_reason })
     }
 
-    fn usage(&self, usage: Usage) -> Bytes {
-        let mut chunk: Completion<'_, TextChoice<'_>> = Completion::new(&self.head, Vec::new());
-        chunk.usage = Some(Some(usage));
-        sse::data(&chunk)
+    fn close(&mut self, receipt: &Receipt) -> Bytes {
+        closing::<TextChoice<'_>>(&self.head, self.options, receipt)
     }
 
-    fn answer(&mut self, choices: Vec<Collected>, usage: Usage) -> Vec<u8> {
-        let shaped = choices.iter().enumerate().map(|(index, choice)| TextChoice {
-            text: &choice.output.text,
+    fn answer(&mut self, choices: Vec<Choice>, receipt: &Receipt) -> Vec<u8> {
+        let texts: Vec<String> = choices.iter().map(Choice::text).collect();
+        let shaped = choices.iter().zip(&texts).enumerate().map(|(index, (choice, text))| TextChoice {
+            text,
             index,
-            logprobs: self.logprobs(index, &choice.output.logprobs),
-            finish_reason: Some(choice.finish_reason),
+            logprobs: self.logprobs(index, &choice.logprobs),
+            finish_reason: Some(finish_reason(&choice.ending)),
         });
         let shaped = shaped.collect();
-        let mut answer = Completion::new(&self.head, shaped);
-        answer.usage = Some(Some(usage));
-        answer.metadata = self.metadata.as_ref();
-        serde_json::to_vec(&answer).expect("wire structs have string keys and no failing serializers")
+        whole(&self.head, shaped, self.metadata.as_ref(), receipt)
     }
 }

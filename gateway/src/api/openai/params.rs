@@ -1,10 +1,12 @@
 //! The fields that chat and text completions share.
 
-use engine::{SamplingParams, Stop};
+use engine::Stop;
 use serde_json::{Map, Value};
 
+use super::surface::ChunkOptions;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, array_of, decimal_of, integer_of, invalid, string_of, wrong_type};
+use crate::api::generation::{Generation, Sampling};
 use crate::api::json::Json;
 use crate::config::Limits;
 
@@ -13,127 +15,72 @@ const MAX_STOP_TOKENS: usize = 64;
 const MAX_METADATA_KEY_BYTES: usize = 64;
 const MAX_METADATA_VALUE_BYTES: usize = 512;
 
-/// Shared request fields, checked for themselves but not yet against the model.
+/// Shared request fields: a generation without prompts, and how to stream it.
 #[derive(Debug)]
 pub struct Common {
-    /// Wanted model.
-    pub model: String,
-    /// Choices per prompt.
-    pub n: u32,
-    /// Events instead of one answer.
-    pub stream: bool,
-    /// Usage chunk at the end of the stream.
-    pub include_usage: bool,
-    /// Pad chunks so that their size does not tell the length of the text.
-    pub obfuscate: bool,
-    /// Wanted seed; one is drawn if absent.
-    pub seed: Option<i64>,
-    /// Where to end.
-    pub stop: Stop,
-    /// Name of the caller's end user, for the log.
-    pub user: Option<String>,
-    /// Tags, given back in the answer.
-    pub metadata: Option<Value>,
-    temperature: Option<f32>,
-    top_p: Option<f32>,
-    top_k: Option<u32>,
-    min_p: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    repetition_penalty: Option<f32>,
-    logit_bias: Vec<(u32, f32)>,
-    min_tokens: u32,
-    ignore_eos: bool,
+    /// Prompts, output limit and log probabilities are still missing.
+    pub generation: Generation,
+    /// Settings of the stream.
+    pub options: ChunkOptions,
 }
 
 impl Common {
-    /// Takes the shared fields.
-    pub fn read(fields: &mut Fields, limits: &Limits) -> ApiResult<Self> {
+    /// Takes the shared fields of a request to `endpoint`.
+    pub fn read(fields: &mut Fields, limits: &Limits, endpoint: &'static str) -> ApiResult<Self> {
         let model = fields.string("model", MAX_MODEL_BYTES)?;
         let model = fields.required("model", model)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
-        let (include_usage, obfuscate) = stream_options(fields, stream)?;
+        let options = stream_options(fields, stream)?;
         service_tier(fields)?;
         store(fields)?;
         // Prefixes are cached for every request; the key is a routing hint that one server has no use for.
         fields.string("prompt_cache_key", 1_024)?;
         let user = fields.string("user", limits.user_bytes)?;
         let safety_identifier = fields.string("safety_identifier", limits.user_bytes)?;
-        Ok(Self {
+        let generation = Generation {
+            endpoint,
             model,
             n: fields.count("n", 1, limits.max_n)?.unwrap_or(1),
             stream,
-            include_usage,
-            obfuscate,
-            seed: fields.integer("seed", i64::MIN, i64::MAX)?,
+            sampling: sampling(fields, limits)?,
             stop: stop(fields, limits)?,
             user: safety_identifier.or(user),
             metadata: metadata(fields, limits.max_metadata)?,
-            temperature: fields.decimal("temperature", 0.0, 2.0)?,
-            top_p: fields.decimal("top_p", 0.0, 1.0)?,
-            top_k: top_k(fields)?,
-            min_p: fields.decimal("min_p", 0.0, 1.0)?,
-            presence_penalty: fields.decimal("presence_penalty", -2.0, 2.0)?,
-            frequency_penalty: fields.decimal("frequency_penalty", -2.0, 2.0)?,
-            repetition_penalty: fields.decimal("repetition_penalty", 0.01, 100.0)?,
-            logit_bias: logit_bias(fields, limits.max_logit_bias)?,
-            min_tokens: fields.count("min_tokens", 0, i32::MAX as u32)?.unwrap_or(0),
-            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
-        })
+            ..Generation::default()
+        };
+        Ok(Self { generation, options })
     }
 
-    /// Checks token ids against the vocabulary and fills absent fields from the model's card.
-    pub fn sampling(
-        &self,
-        card: &models::Card,
-        vocab: usize,
-        logprobs: Option<u8>,
-    ) -> ApiResult<SamplingParams> {
-        let known = |id: u32| (id as usize) < vocab;
-        if let Some((id, _)) = self.logit_bias.iter().find(|(id, _)| !known(*id)) {
-            return Err(invalid(
-                "logit_bias",
-                &format!("token {id} is not in the vocabulary of {vocab} tokens"),
-            ));
+    /// Sets the output limit; refuses a `min_tokens` that cannot be reached with it.
+    pub fn limit_output(&mut self, max_tokens: Option<u32>) -> ApiResult<()> {
+        let min_tokens = self.generation.sampling.min_tokens;
+        if let Some(max) = max_tokens.filter(|max| min_tokens > *max) {
+            let reason = format!("it is {min_tokens} but at most {max} tokens are allowed");
+            return Err(invalid("min_tokens", &reason));
         }
-        if let Some(id) = self.stop.token_ids.iter().find(|id| !known(**id)) {
-            let reason = format!("token {id} is not in the vocabulary of {vocab} tokens");
-            return Err(invalid("stop_token_ids", &reason));
-        }
-        let defaults = &card.sampling;
-        let top_p = self.top_p.unwrap_or(defaults.top_p);
-        // A nucleus this small holds the best token alone; greedy says the same without dividing by almost nothing.
-        let greedy = top_p < 1e-6;
-        Ok(SamplingParams {
-            temperature: if greedy { 0.0 } else { self.temperature.unwrap_or(defaults.temperature) },
-            top_p: if greedy { 1.0 } else { top_p },
-            top_k: self.top_k.or(defaults.top_k).filter(|k| *k > 0),
-            min_p: self.min_p.unwrap_or(0.0),
-            presence_penalty: self.presence_penalty.unwrap_or(0.0),
-            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
-            repetition_penalty: self.repetition_penalty.unwrap_or(1.0),
-            logit_bias: self.logit_bias.clone(),
-            seed: 0,
-            logprobs,
-            min_tokens: self.min_tokens,
-            ignore_eos: self.ignore_eos,
-        })
-    }
-
-    /// Refuses a `min_tokens` that cannot be reached.
-    pub fn check_lengths(&self, max_tokens: Option<u32>) -> ApiResult<()> {
-        match max_tokens {
-            Some(max) if self.min_tokens > max => Err(invalid(
-                "min_tokens",
-                &format!("it is {} but at most {max} tokens are allowed", self.min_tokens),
-            )),
-            _ => Ok(()),
-        }
+        self.generation.max_tokens = max_tokens;
+        Ok(())
     }
 }
 
-fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<(bool, bool)> {
-    let Some(options) = fields.take("stream_options") else { return Ok((false, false)) };
+fn sampling(fields: &mut Fields, limits: &Limits) -> ApiResult<Sampling> {
+    Ok(Sampling {
+        seed: fields.integer("seed", i64::MIN, i64::MAX)?,
+        temperature: fields.decimal("temperature", 0.0, 2.0)?,
+        top_p: fields.decimal("top_p", 0.0, 1.0)?,
+        top_k: top_k(fields)?,
+        min_p: fields.decimal("min_p", 0.0, 1.0)?,
+        presence_penalty: fields.decimal("presence_penalty", -2.0, 2.0)?,
+        frequency_penalty: fields.decimal("frequency_penalty", -2.0, 2.0)?,
+        repetition_penalty: fields.decimal("repetition_penalty", 0.01, 100.0)?,
+        logit_bias: logit_bias(fields, limits.max_logit_bias)?,
+        min_tokens: fields.count("min_tokens", 0, i32::MAX as u32)?.unwrap_or(0),
+        ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+    })
+}
+
+fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<ChunkOptions> {
+    let Some(options) = fields.take("stream_options") else { return Ok(ChunkOptions::default()) };
     if !stream {
         return Err(invalid("stream_options", "it is only allowed when 'stream' is true"));
     }
@@ -141,7 +88,7 @@ fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<(bool, bool)> 
     let include_usage = options.boolean("include_usage")?.unwrap_or(false);
     let obfuscate = options.boolean("include_obfuscation")?.unwrap_or(false);
     options.finish(&[])?;
-    Ok((include_usage, obfuscate))
+    Ok(ChunkOptions { include_usage, obfuscate })
 }
 
 fn service_tier(fields: &mut Fields) -> ApiResult<()> {

@@ -1,60 +1,20 @@
 //! What chat and text completions have in common on the way out.
 
 use bytes::Bytes;
-use engine::{FinishReason, TokenLogprob};
+use engine::Engine;
 use models::Tokenizer;
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::wire::{CompletionDetails, Head, PromptDetails, Usage};
-use crate::api::Shared;
+use super::wire::{Completion, CompletionDetails, Head, PromptDetails, Usage};
 use crate::api::auth::Caller;
+use crate::api::generation::Ending;
+use crate::api::sse;
 use crate::serving::{Receipt, unix_ms};
 
-/// New output of one choice.
-#[derive(Debug, Default)]
-pub struct Piece {
-    /// Text; may be empty in a choice's last piece.
-    pub text: String,
-    /// Output tokens behind it.
-    pub tokens: u32,
-    /// One entry a token where asked for.
-    pub logprobs: Vec<TokenLogprob>,
-}
-
-impl Piece {
-    /// Appends what came later.
-    pub fn push(&mut self, later: engine::Delta) {
-        self.text.push_str(&later.text);
-        self.tokens += later.tokens;
-        self.logprobs.extend(later.logprobs);
-    }
-}
-
-/// One choice of a unary answer.
-#[derive(Debug)]
-pub struct Collected {
-    /// Everything it said.
-    pub output: Piece,
-    /// Wire name of its ending.
-    pub finish_reason: &'static str,
-}
-
-/// Shapes output for one route.
-pub trait Surface: Send + 'static {
-    /// The first chunk of a choice, if the route has one.
-    fn opening(&self, choice: usize) -> Option<Bytes>;
-    /// A chunk with new output.
-    fn piece(&mut self, choice: usize, piece: &Piece) -> Bytes;
-    /// A choice's last chunk; `rest` has no text.
-    fn finish(&mut self, choice: usize, rest: &Piece, reason: &'static str) -> Bytes;
-    /// The chunk with the counts.
-    fn usage(&self, usage: Usage) -> Bytes;
-    /// The whole answer at once, as JSON.
-    fn answer(&mut self, choices: Vec<Collected>, usage: Usage) -> Vec<u8>;
-}
-
 /// Settings of a stream.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ChunkOptions {
     /// Announce and send the usage chunk.
     pub include_usage: bool,
@@ -76,8 +36,8 @@ impl ChunkOptions {
 }
 
 /// The fields shared by all chunks of an answer; `prefix` is that of its id.
-pub fn head(api: &Shared, caller: &Caller, prefix: &str, object: &'static str) -> Head {
-    let card = api.engine.card();
+pub fn head(engine: &Engine, caller: &Caller, prefix: &str, object: &'static str) -> Head {
+    let card = engine.card();
     let digest = Sha256::digest(format!("{} {}", card.sha256, env!("CARGO_PKG_VERSION")));
     let fingerprint: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     Head {
@@ -104,20 +64,38 @@ pub fn usage(receipt: &Receipt) -> Usage {
     }
 }
 
-/// Wire name of an ending.
-pub fn finish_reason(reason: &FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Length => "length",
-        _ => "stop",
+/// The last events of a complete stream: the counts where asked for, and the end.
+pub fn closing<C: Serialize>(head: &Head, options: ChunkOptions, receipt: &Receipt) -> Bytes {
+    let mut bytes = Vec::new();
+    if options.include_usage {
+        let mut chunk: Completion<'_, C> = Completion::new(head, Vec::new());
+        chunk.usage = Some(Some(usage(receipt)));
+        bytes.extend_from_slice(&sse::data(&chunk));
     }
+    bytes.extend_from_slice(&sse::DONE);
+    bytes.into()
 }
 
-/// Token entries that are text: the ending control token has a probability but is no part of the answer.
-pub fn text_logprobs<'a>(
-    tokenizer: &'a Tokenizer,
-    logprobs: &'a [TokenLogprob],
-) -> impl Iterator<Item = &'a TokenLogprob> {
-    logprobs.iter().filter(|entry| !tokenizer.is_control(entry.token))
+/// The whole answer as JSON.
+pub fn whole<C: Serialize>(
+    head: &Head,
+    choices: Vec<C>,
+    metadata: Option<&Value>,
+    receipt: &Receipt,
+) -> Vec<u8> {
+    let mut answer = Completion::new(head, choices);
+    answer.usage = Some(Some(usage(receipt)));
+    answer.metadata = metadata;
+    serde_json::to_vec(&answer).expect("wire structs have string keys and no failing serializers")
+}
+
+/// Wire name of an ending.
+pub fn finish_reason(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Stop(_) => "stop",
+        Ending::Length => "length",
+        Ending::ToolCalls => "tool_calls",
+    }
 }
 
 /// A token as text, with replacement characters where it is not UTF-8 by itself.

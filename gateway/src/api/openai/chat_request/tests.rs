@@ -3,8 +3,8 @@ use crate::api::json;
 
 const USER: &str = r#"[{"role":"user","content":"hi"}]"#;
 
-fn read(text: &str) -> ApiResult<ChatRequest> {
-    ChatRequest::read(json::parse(text.as_bytes(), 64).unwrap(), &Limits::default())
+fn read(text: &str) -> ApiResult<Common> {
+    super::read(json::parse(text.as_bytes(), 64).unwrap(), &Limits::default())
 }
 
 fn with(extra: &str) -> String {
@@ -31,11 +31,12 @@ fn every_honoured_field_at_once() {
         "ignore_eos":true,"stop_token_ids":[2],"tools":null,"verbosity":null"#,
     ))
     .unwrap();
-    assert_eq!((request.max_tokens, request.logprobs), (Some(7), Some(3)));
-    let common = request.common;
-    assert_eq!((common.n, common.seed, common.include_usage, common.obfuscate), (2, Some(-5), true, true));
-    assert_eq!((common.stop.strings.len(), common.stop.token_ids), (2, vec![2]));
-    assert_eq!(common.user.as_deref(), Some("s"));
+    let Common { generation, options } = request;
+    assert_eq!((generation.max_tokens, generation.logprobs), (Some(7), Some(3)));
+    assert_eq!((generation.n, generation.sampling.seed), (2, Some(-5)));
+    assert_eq!((options.include_usage, options.obfuscate), (true, true));
+    assert_eq!((generation.stop.strings.len(), generation.stop.token_ids), (2, vec![2]));
+    assert_eq!(generation.user.as_deref(), Some("s"));
 }
 
 #[test]
@@ -46,7 +47,8 @@ fn messages_in_all_shapes() {
         "audio":null,"function_call":null}]"#,
     ))
     .unwrap();
-    let got: Vec<_> = request.messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+    let PromptInput::Chat(conversation) = &request.generation.prompts[0] else { panic!("not a chat") };
+    let got: Vec<_> = conversation.messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
     assert_eq!(got, [("system", "d"), ("user", "ab"), ("assistant", "\0![x](http://x)")]);
 }
 

@@ -1,0 +1,158 @@
+//! What every generating route does, whatever it speaks: a [`Generation`] is read from a body, [`begin`](Generation::begin)s,
+//! and tells [`Piece`]s, which the route's [`Surface`] shapes as a stream or as one answer.
+
+mod output;
+mod run;
+mod sampling;
+pub mod stream;
+pub mod surface;
+pub mod unary;
+
+pub use output::{Choice, Ending, Part, Piece};
+pub use run::{Progress, Run};
+pub use sampling::Sampling;
+pub use surface::Surface;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Response;
+use engine::{Engine, Stop, TokenLogprob};
+use models::Tool;
+use serde_json::Value;
+
+use super::Shared;
+use super::auth::Caller;
+use super::error::ApiResult;
+use super::scope::random;
+use crate::serving::{Job, PromptInput, WireState};
+
+/// What a caller wants generated, checked for itself but not yet against the model.
+#[derive(Debug, Default)]
+pub struct Generation {
+    /// Route, for the ledger and metrics.
+    pub endpoint: &'static str,
+    /// Wanted model.
+    pub model: String,
+    /// Prompts, at least one. Tools of a conversation are taken from [`tools`](Self::tools).
+    pub prompts: Vec<PromptInput>,
+    /// Choices per prompt; at least 1.
+    pub n: u32,
+    /// Wanted output limit per choice; absent: the rest of the context.
+    pub max_tokens: Option<u32>,
+    /// How to choose tokens.
+    pub sampling: Sampling,
+    /// Where to end; `max_tokens` in it is not used.
+    pub stop: Stop,
+    /// Number of alternatives when log probabilities are wanted.
+    pub logprobs: Option<u8>,
+    /// Form that the text must have.
+    pub format: Format,
+    /// What the model may call.
+    pub tools: ToolUse,
+    /// Whether tokens are delivered as they come.
+    pub stream: bool,
+    /// Name of the caller's end user, for the log.
+    pub user: Option<String>,
+    /// Tags, given back in the answer: an object of strings.
+    pub metadata: Option<Value>,
+}
+
+/// Form of the answer's text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Format {
+    /// Free.
+    #[default]
+    Text,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON of this schema.
+    JsonSchema(Value),
+    /// Matches this regular expression as a whole.
+    Regex(String),
+    /// A word of this Lark grammar.
+    Lark(String),
+}
+
+/// Tools and how to use them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolUse {
+    /// May be empty.
+    pub tools: Vec<Tool>,
+    /// Whether to call.
+    pub choice: ToolChoice,
+    /// More than one call in an answer.
+    pub parallel: bool,
+}
+
+impl Default for ToolUse {
+    fn default() -> Self {
+        Self { tools: Vec::new(), choice: ToolChoice::Auto, parallel: true }
+    }
+}
+
+/// Whether the model calls tools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// It must not.
+    None,
+    /// As it likes.
+    #[default]
+    Auto,
+    /// It must call at least one.
+    Required,
+    /// It must call this one.
+    Named(String),
+}
+
+impl Generation {
+    /// Begins it and answers over HTTP in the form of `surface`; `wire` is the connection.
+    pub async fn respond(
+        self,
+        api: &Shared,
+        caller: &Caller,
+        surface: impl Surface,
+        wire: Option<Arc<WireState>>,
+    ) -> ApiResult<Response<Body>> {
+        let is_stream = self.stream;
+        let run = self.begin(api, caller, wire).await?;
+        if is_stream { Ok(stream::respond(run, surface)) } else { unary::respond(run, surface).await }
+    }
+
+    /// Admits it: when this returns, the engine has begun and the money is held. `wire` is the connection of a stream.
+    pub async fn begin(self, api: &Shared, caller: &Caller, wire: Option<Arc<WireState>>) -> ApiResult<Run> {
+        let engine = api.engine_of(&self.model)?;
+        let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
+        sampling.logprobs = self.logprobs;
+        sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
+        let choices = self.choices();
+        let job = Job {
+            request_id: caller.scope.request_id.clone(),
+            endpoint: self.endpoint,
+            identity: caller.identity.clone(),
+            prompts: self.prompts,
+            n: self.n,
+            max_tokens: self.max_tokens,
+            sampling,
+            stop: self.stop,
+            wire,
+            stream: self.stream,
+            arrived: caller.scope.arrived,
+        };
+        let flight = caller.admit(api, engine, job).await?;
+        Ok(Run::new(flight, choices))
+    }
+
+    /// Choices over all prompts.
+    pub fn choices(&self) -> usize {
+        self.prompts.len() * self.n as usize
+    }
+}
+
+/// Text entries of log probabilities: the ending control token has one but is no part of the answer.
+pub fn text_logprobs<'a>(
+    engine: &'a Engine,
+    logprobs: &'a [TokenLogprob],
+) -> impl Iterator<Item = &'a TokenLogprob> {
+    logprobs.iter().filter(|entry| !engine.tokenizer().is_control(entry.token))
+}

@@ -1,0 +1,106 @@
+//! A generation as a stream of events.
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+use futures::stream::unfold;
+
+use super::run::{Progress, Run};
+use super::surface::Surface;
+use crate::api::error::ApiError;
+use crate::api::sse::{self, Delivered, Frame};
+use crate::ledger::EndReason;
+use crate::serving::Cause;
+
+/// The answer over HTTP.
+pub fn respond(mut run: Run, surface: impl Surface) -> Response<Body> {
+    let delivery = run.flight().delivery().clone();
+    let driver = Driver::new(run, surface);
+    let frames = unfold(driver, |mut driver| async move {
+        let frame = driver.next_frame().await?;
+        Some((frame, driver))
+    });
+    let mut response = Response::new(Body::from_stream(Delivered::new(frames, delivery)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+struct Driver<S> {
+    run: Run,
+    surface: S,
+    queue: VecDeque<Frame>,
+    is_over: bool,
+}
+
+impl<S: Surface> Driver<S> {
+    fn new(mut run: Run, mut surface: S) -> Self {
+        let input = run.flight().input();
+        let opening = surface.open(run.choices(), input);
+        let mut driver = Self { run, surface, queue: VecDeque::new(), is_over: false };
+        driver.push(Frame::free(opening));
+        driver
+    }
+
+    /// A surface may have nothing to say.
+    fn push(&mut self, frame: Frame) {
+        if !frame.bytes.is_empty() || frame.tokens > 0 {
+            self.queue.push_back(frame);
+        }
+    }
+
+    async fn next_frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.queue.pop_front() {
+                if frame.tokens > 0
+                    && let Err(cause) = self.run.flight().before_delivery(frame.tokens).await
+                {
+                    self.fail(cause).await;
+                    continue;
+                }
+                return Some(frame);
+            }
+            if self.is_over {
+                return None;
+            }
+            match self.run.next().await {
+                Progress::Output(choice, piece) => {
+                    let bytes = self.surface.piece(choice, &piece);
+                    self.push(Frame { bytes, choice, tokens: piece.tokens });
+                }
+                Progress::Ended(choice, rest, ending) => {
+                    let bytes = self.surface.end(choice, &rest, &ending);
+                    self.push(Frame { bytes, choice, tokens: rest.tokens });
+                }
+                Progress::Idle => self.push(Frame::free(sse::PING)),
+                Progress::Done => self.complete().await,
+                Progress::Cut(cause) => self.fail(cause).await,
+            }
+        }
+    }
+
+    /// The bill is durable before the client hears of its numbers.
+    async fn complete(&mut self) {
+        self.run.flight().all_flushed().await;
+        match self.run.settle(EndReason::Finished).await {
+            Ok(receipt) => {
+                let bytes = self.surface.close(&receipt);
+                self.push(Frame::free(bytes));
+                self.is_over = true;
+            }
+            Err(error) => self.fail(Cause::Ledger(error.to_string())).await,
+        }
+    }
+
+    /// Ends with an error object; what was handed over so far is billed.
+    async fn fail(&mut self, cause: Cause) {
+        self.queue.clear();
+        self.run.cut(&cause).await;
+        let bytes = self.surface.fail(&ApiError::from(cause));
+        self.push(Frame::free(bytes));
+        self.is_over = true;
+    }
+}
