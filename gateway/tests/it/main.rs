@@ -13,6 +13,7 @@ mod completions;
 mod corpus;
 mod crash;
 mod drain;
+mod hub;
 mod limits;
 mod raw_http;
 mod sampling;
