@@ -13,6 +13,7 @@ use crate::config::LedgerSection;
 use crate::money::Picos;
 
 mod book;
+mod details;
 pub mod export;
 mod period;
 mod reader;
@@ -28,6 +29,7 @@ pub mod usage;
 pub mod verify;
 mod writer;
 
+pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use period::{Period, PeriodError};
 pub use recovery::Recovery;
 pub use types::{

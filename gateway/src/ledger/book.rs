@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::details::Details;
 use super::row::{Facts, Kind, Transfer};
-use super::store::{Ended, Head, Store, StoreError};
+use super::store::{Ended, Head, OpenRow, Store, StoreError};
 use super::types::{
     BudgetScope, EndReason, HoldError, HoldRequest, LedgerError, MAX_REQUEST_ID, Settled, Settlement, Timings,
 };
@@ -20,6 +21,7 @@ struct Balance {
 
 struct OpenHold {
     facts: Arc<Facts>,
+    details: Option<Arc<Details>>,
     held: Picos,
     budgets: Budgets,
     checkpoint: Option<Tokens>,
@@ -49,7 +51,8 @@ impl Book {
         let state = store.load()?;
         let open = state.open.into_iter().map(|(id, row)| {
             let budgets = Budgets::default();
-            (id, OpenHold { facts: row.facts, held: row.held, budgets, checkpoint: row.checkpoint })
+            let OpenRow { facts, details, held, checkpoint } = row;
+            (id, OpenHold { facts, details, held, budgets, checkpoint })
         });
         let mut book = Self { head: state.head, balances: HashMap::new(), open: open.collect() };
         for sums in state.sums {
@@ -93,9 +96,11 @@ impl Book {
         });
         self.check_budgets(&facts, &request.budgets, request.amount)?;
         let row = self.blank(Kind::Hold, &request.request_id, request.at_ms, &facts);
-        self.append(store, Transfer { held: request.amount, ..row })?;
+        let details = Some(Arc::new(request.details));
+        self.append(store, Transfer { held: request.amount, details: details.clone(), ..row })?;
         self.move_money(&facts, request.amount.0, 0);
-        let hold = OpenHold { facts, held: request.amount, budgets: request.budgets, checkpoint: None };
+        let (held, budgets) = (request.amount, request.budgets);
+        let hold = OpenHold { facts, details, held, budgets, checkpoint: None };
         self.open.insert(request.request_id, hold);
         Ok(())
     }
@@ -163,6 +168,7 @@ impl Book {
             cost,
             end: Some(settlement.end),
             first_token_ms: settlement.timings.first_token_ms.filter(|&ms| ms > 0),
+            details: hold.details.clone(),
             ..self.blank(Kind::Settle, request_id, settlement.at_ms, &facts)
         };
         let row = self.append(store, row)?;
@@ -282,6 +288,7 @@ impl Book {
             cost: Cost::default(),
             end: None,
             first_token_ms: None,
+            details: None,
             hash: self.head.hash,
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
 
+use super::details::{Details, Tags};
 use super::row::{Facts, Transfer};
 use super::schema;
 use super::types::LedgerError;
@@ -85,7 +86,22 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         },
         first_token_ms: row.get(27)?,
         hash: row.get(28)?,
+        details: details(row)?.map(Arc::new),
     })
+}
+
+/// `None` for kinds of rows and ledgers that have none.
+fn details(row: &Row<'_>) -> rusqlite::Result<Option<Details>> {
+    let Some(org_name) = row.get(29)? else { return Ok(None) };
+    Ok(Some(Details {
+        org_name,
+        project_name: row.get(30)?,
+        key_name: row.get(31)?,
+        user: row.get(32)?,
+        tags: row.get::<_, Option<String>>(33)?.map(Tags::stored),
+        request_sha256: row.get(34)?,
+        weights_sha256: row.get(35)?,
+    }))
 }
 
 /// Three token columns from `first` on.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::details::Details;
 use super::types::{EndReason, LedgerError, Settled};
 use crate::money::{Cost, MoneyError, Picos, PriceVersion, Tokens};
 
@@ -73,6 +74,8 @@ pub(super) struct Transfer {
     /// Of a settle.
     pub(super) end: Option<EndReason>,
     pub(super) first_token_ms: Option<u64>,
+    /// Of a hold and a settle; rows of the first schema have none.
+    pub(super) details: Option<Arc<Details>>,
     pub(super) hash: Hash,
 }
 
@@ -151,6 +154,11 @@ impl Transfer {
         for text in texts {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text);
+        }
+        // Absent in rows of the first schema, whose hashes stay what they were.
+        for field in self.details.iter().flat_map(|details| details.hashed()) {
+            hasher.update((field.len() as u64).to_le_bytes());
+            hasher.update(field);
         }
         hasher.finalize().into()
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::details::Tags;
 use super::reader::{self, FILE};
 use super::row::{GENESIS, Kind, Transfer};
-use super::schema::{COLUMNS, TABLES, VERSION};
+use super::schema::{COLUMNS, MIGRATIONS, TABLES, VERSION};
 use super::store::{Ended, Head, KeySums, OpenRow, State, Store, StoreError, StoreResult};
 use super::types::{EndReason, LedgerError};
 use crate::config::make_private_dir;
@@ -57,9 +58,7 @@ impl SqliteStore {
         // Only a reader that recovers the log after a crash can be in the way, and only for a moment.
         db.busy_timeout(Duration::from_secs(5))?;
         configure(&db)?;
-        if reader::version(&db)? == 0 {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
-        }
+        migrate(&db)?;
         reader::check_version(&db)?;
         if unclean {
             quick_check(&db)?;
@@ -104,7 +103,12 @@ impl SqliteStore {
         for row in statement.query_map([], reader::transfer)? {
             let row = row?;
             let entry = open.entry(row.request_id);
-            let hold = entry.or_insert(OpenRow { facts: row.facts, held: Picos::ZERO, checkpoint: None });
+            let hold = entry.or_insert(OpenRow {
+                facts: row.facts,
+                details: row.details,
+                held: Picos::ZERO,
+                checkpoint: None,
+            });
             hold.held = hold
                 .held
                 .checked_add(row.held)
@@ -138,6 +142,16 @@ fn configure(db: &Connection) -> Result<(), LedgerError> {
     Ok(())
 }
 
+/// Makes the tables, or brings those of an earlier version up to date; all or nothing.
+fn migrate(db: &Connection) -> Result<(), LedgerError> {
+    let steps = match reader::version(db)? {
+        0 => TABLES.to_owned(),
+        found if (1..VERSION).contains(&found) => MIGRATIONS[found as usize - 1..].concat(),
+        _ => return Ok(()),
+    };
+    Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))?)
+}
+
 fn quick_check(db: &Connection) -> Result<(), LedgerError> {
     let answer: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     if answer == "ok" { Ok(()) } else { Err(LedgerError::Corrupt(answer)) }
@@ -158,7 +172,7 @@ impl Store for SqliteStore {
         if entries.iter().map(|entry| i128::from(entry.amount.0)).sum::<i128>() != 0 {
             return Err(StoreError(format!("entries of row {} do not add up to zero", row.seq)));
         }
-        let (facts, price) = (&row.facts, &row.facts.price);
+        let (facts, price, details) = (&row.facts, &row.facts.price, row.details.as_deref());
         self.db.prepare_cached(insert_row())?.execute(params![
             row.seq,
             row.kind.as_str(),
@@ -189,6 +203,13 @@ impl Store for SqliteStore {
             row.end.map(EndReason::as_str),
             row.first_token_ms,
             row.hash.as_slice(),
+            details.map(|details| &details.org_name),
+            details.map(|details| &details.project_name),
+            details.map(|details| &details.key_name),
+            details.and_then(|details| details.user.as_deref()),
+            details.and_then(|details| details.tags.as_ref()).map(Tags::as_json),
+            details.and_then(|details| details.request_sha256),
+            details.and_then(|details| details.weights_sha256),
         ])?;
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entries (seq, line, account, amount_picos) VALUES (?1, ?2, ?3, ?4)",

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::details::Details;
 use super::row::{Facts, Hash, Transfer};
 use super::types::Settled;
 use crate::money::{Picos, Tokens};
@@ -43,6 +44,7 @@ pub(super) struct KeySums {
 #[derive(Clone, Debug)]
 pub(super) struct OpenRow {
     pub(super) facts: Arc<Facts>,
+    pub(super) details: Option<Arc<Details>>,
     pub(super) held: Picos,
     pub(super) checkpoint: Option<Tokens>,
 }

@@ -29,7 +29,21 @@ fn request(id: &str, amount: i64) -> HoldRequest {
         amount: Picos(amount),
         prompt_tokens: 10,
         budgets: Budgets::default(),
+        details: details(),
         at_ms: 1_000,
+    }
+}
+
+fn details() -> Details {
+    let tag = ("team".to_owned(), "search, \"Zürich\"".to_owned());
+    Details {
+        org_name: "acme".to_owned(),
+        project_name: "=cmd|' /C calc'!A0".to_owned(),
+        key_name: "a \"quoted\", name".to_owned(),
+        user: Some("u-1".to_owned()),
+        tags: Tags::new([tag]),
+        request_sha256: Some([7; 32]),
+        weights_sha256: Some([9; 32]),
     }
 }
 

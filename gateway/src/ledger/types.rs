@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::details::Details;
 use crate::accounts::Budgets;
 pub use crate::config::BudgetScope;
 pub use crate::money::Tokens;
@@ -36,6 +37,8 @@ pub struct HoldRequest {
     pub prompt_tokens: u32,
     /// Budgets to check, now and at every extension.
     pub budgets: Budgets,
+    /// What reports and receipts say about it.
+    pub details: Details,
     /// Admission, Unix milliseconds.
     pub at_ms: u64,
 }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, Rows};
 
+use super::details::Details;
 use super::export::each_settled;
 use super::period::Period;
 use super::reader;
@@ -93,7 +95,8 @@ pub fn verify(dir: &Path) -> Result<Report, LedgerError> {
 }
 
 struct Open {
-    facts: Facts,
+    facts: Arc<Facts>,
+    details: Option<Arc<Details>>,
     held: i128,
 }
 
@@ -202,7 +205,8 @@ impl Audit {
             if open.contains_key(id) || ended.contains(id) {
                 report.problem(format!("row {seq}: second hold of request {id:?}"));
             }
-            let hold = Open { facts: row.facts.as_ref().clone(), held: row.held.0.into() };
+            let details = row.details.clone();
+            let hold = Open { facts: row.facts.clone(), details, held: row.held.0.into() };
             open.insert(id.clone(), hold);
         } else {
             let Some(hold) = open.get_mut(id) else {
@@ -211,7 +215,8 @@ impl Audit {
                     row.kind.as_str()
                 ));
             };
-            if hold.facts != *row.facts {
+            let keeps_details = row.kind != Kind::Settle || hold.details == row.details;
+            if hold.facts != row.facts || !keeps_details {
                 report.problem(format!("row {seq}: request {id:?} has changed its key, price or admission"));
             }
             hold.held += i128::from(row.held.0);

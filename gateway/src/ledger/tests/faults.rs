@@ -1,8 +1,10 @@
 //! A store that fails, a process that dies, a file that was tampered with.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
-use super::super::row::Transfer;
+use super::super::row::{Facts, GENESIS, Kind, Transfer};
 use super::super::sqlite::SqliteStore;
 use super::super::store::{Ended, State, Store, StoreError, StoreResult};
 use super::*;
@@ -152,7 +154,8 @@ async fn rows_cannot_be_changed() {
         "INSERT INTO transfers SELECT 6, kind, request_id, at_ms, org_id, project_id, key_id, endpoint, model, tier,
              price_id, price_from_ms, price_uncached_input, price_cached_input, price_output, prompt_tokens,
              admitted_ms, held_picos, released_picos, uncached_input, cached_input, output, cost_uncached_input,
-             cost_cached_input, cost_output, cost_picos, end_reason, first_token_ms, hash
+             cost_cached_input, cost_output, cost_picos, end_reason, first_token_ms, hash, org_name, project_name,
+             key_name, end_user, tags, request_sha256, weights_sha256
          FROM transfers WHERE kind = 'settle' LIMIT 1",
     ] {
         assert!(db.execute(sql, []).is_err(), "{sql}");
@@ -165,6 +168,8 @@ async fn rows_cannot_be_changed() {
 async fn tampering_is_found() {
     for (sql, finding) in [
         ("UPDATE transfers SET endpoint = '/x' WHERE seq = 2", "row 2 does not have the hash"),
+        ("UPDATE transfers SET tags = '{\"team\":\"other\"}' WHERE seq = 2", "row 2 does not have the hash"),
+        ("UPDATE transfers SET org_name = 'other' WHERE seq = 2", "has changed its key"),
         ("UPDATE transfers SET at_ms = 1 WHERE seq = 2", "row 2 is earlier"),
         ("UPDATE transfers SET output = output + 1 WHERE seq = 2", "row 2: price x tokens"),
         ("UPDATE transfers SET price_output = 1 WHERE seq = 2", "row 2: price version"),
@@ -212,4 +217,69 @@ fn a_ledger_of_another_version_is_refused() {
     assert!(matches!(verify::verify(dir.path()), Err(LedgerError::Schema { found: 99, .. })));
     let opened = Ledger::open(dir.path(), &LedgerSection::default(), 0);
     assert!(matches!(opened, Err(LedgerError::Schema { found: 99, .. })));
+}
+
+/// A hold and a settle as the first schema wrote them, and that schema.
+fn first_schema(dir: &Path) {
+    let mut store = SqliteStore::open(dir).unwrap();
+    let facts = Arc::new(Facts {
+        org_id: "org_1".to_owned(),
+        project_id: "proj_1".to_owned(),
+        key_id: "key_1".to_owned(),
+        endpoint: "/v1/completions".to_owned(),
+        price: price(),
+        prompt_tokens: 3,
+        admitted_ms: 7,
+    });
+    let mut hold = Transfer {
+        seq: 1,
+        kind: Kind::Hold,
+        request_id: "old".to_owned(),
+        at_ms: 7,
+        facts,
+        held: Picos(2_000),
+        released: Picos::ZERO,
+        tokens: Tokens::default(),
+        cost: price().cost(Tokens::default()).unwrap(),
+        end: None,
+        first_token_ms: None,
+        details: None,
+        hash: GENESIS,
+    };
+    hold.hash = hold.chained(&GENESIS);
+    let tokens = tokens(1, 2, 3);
+    let cost = price().cost(tokens).unwrap();
+    let (held, released, end) = (Picos::ZERO, Picos(2_000), Some(EndReason::Finished));
+    let mut settle =
+        Transfer { seq: 2, kind: Kind::Settle, held, released, tokens, cost, end, ..hold.clone() };
+    settle.hash = settle.chained(&hold.hash);
+    store.begin().unwrap();
+    store.append(&hold).unwrap();
+    store.append(&settle).unwrap();
+    store.commit().unwrap();
+    drop(store);
+    let db = Connection::open(dir.join("ledger.db")).unwrap();
+    for column in
+        ["org_name", "project_name", "key_name", "end_user", "tags", "request_sha256", "weights_sha256"]
+    {
+        db.execute_batch(&format!("ALTER TABLE transfers DROP COLUMN {column}")).unwrap();
+    }
+    db.execute_batch(
+        "DROP INDEX settled_by_org; CREATE INDEX settled_at ON transfers (at_ms) WHERE kind = 'settle';
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_first_schema_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    first_schema(dir.path());
+    assert!(matches!(verify::verify(dir.path()), Err(LedgerError::Schema { found: 1, .. })));
+    let ledger = open(dir.path());
+    let old = balanced(dir.path());
+    assert_eq!((old.rows, old.settled, old.cost), (2, 1, Picos(100 + 100 + 1_200)));
+    ledger.hold(request("new", 5_000)).await.unwrap();
+    ledger.settle(settlement("new", tokens(1, 1, 1))).await.unwrap();
+    assert_eq!(closed_and_balanced(&ledger, dir.path()).settled, 2);
 }
