@@ -141,15 +141,19 @@ pub(super) fn verify(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The names of accounts. A directory that has accounts but never served gets an empty ledger, so that reports of
-/// nothing are empty instead of failing.
+/// nothing are empty instead of failing; the ledger of an earlier version is brought up to date.
 fn prepare(dir: &Path) -> Result<Names, Failure> {
     if !dir.is_dir() {
         return Err(format!("no data directory at {}", dir.display()).into());
     }
     let names = Accounts::open(dir)?.names()?;
-    if let Err(LedgerError::Missing(_)) =
-        usage::usage(dir, &names, Period { from_ms: 0, to_ms: 0 }, GroupBy::Model)
-    {
+    let nothing = Period { from_ms: 0, to_ms: 0 };
+    let needs_opening = match usage::usage(dir, &names, nothing, GroupBy::Model) {
+        Err(LedgerError::Missing(_)) => true,
+        Err(LedgerError::Schema { found, known }) => found < known,
+        _ => false,
+    };
+    if needs_opening {
         match Ledger::open(dir, &LedgerSection::default(), unix_ms()) {
             Ok(ledger) => ledger.close(),
             // A server is starting at this moment and makes it.
