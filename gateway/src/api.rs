@@ -1,9 +1,11 @@
 //! The HTTP surfaces: what comes in is checked here, what goes out is shaped here.
 
+pub mod anthropic;
 pub mod auth;
 pub mod body;
 pub mod error;
 pub mod fields;
+pub mod functions;
 pub mod generation;
 pub mod json;
 pub mod openai;

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use crate::api::Shared;
+use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, models};
 use crate::metrics::Sample;
@@ -23,6 +24,8 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         // Both in the same shape as every other refusal; axum adds `Allow`.

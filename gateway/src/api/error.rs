@@ -211,7 +211,8 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
             headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(ms));
         }
-        response.extensions_mut().insert(self.code);
+        // For layers: the count of refusals, and surfaces that shape errors in their own way.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -24,6 +24,7 @@ use serde_json::Value;
 use super::Shared;
 use super::auth::Caller;
 use super::error::ApiResult;
+use super::fields::unsupported;
 use super::scope::random;
 use crate::serving::{Job, PromptInput, WireState};
 
@@ -119,8 +120,44 @@ impl Generation {
         if is_stream { Ok(stream::respond(run, surface)) } else { unary::respond(run, surface).await }
     }
 
+    /// Input tokens that it would be billed for. Generates nothing and is free, but counts as a request.
+    pub async fn count(self, api: &Shared, caller: &Caller) -> ApiResult<u64> {
+        self.check_offered()?;
+        let serving = &api.serving;
+        let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
+        caller.note_limits(api);
+        let place = place?;
+        let engine = api.engine_of(&self.model)?;
+        let mut tokens = 0;
+        for prompt in self.prompts {
+            tokens += prompt.tokenise(engine).await?.len() as u64;
+        }
+        drop(place);
+        Ok(tokens)
+    }
+
+    /// What the engine cannot honour yet is refused.
+    fn check_offered(&self) -> ApiResult<()> {
+        let uses_tools = |prompt: &PromptInput| match prompt {
+            PromptInput::Chat(chat) => chat.messages.iter().any(|message| {
+                !message.tool_calls.is_empty()
+                    || message.tool_call_id.is_some()
+                    || message.reasoning.is_some()
+            }),
+            PromptInput::Text(_) | PromptInput::Tokens(_) => false,
+        };
+        if !self.tools.tools.is_empty() || self.prompts.iter().any(uses_tools) {
+            return Err(unsupported("tools"));
+        }
+        if self.format != Format::Text {
+            return Err(unsupported("format"));
+        }
+        Ok(())
+    }
+
     /// Admits it: when this returns, the engine has begun and the money is held. `wire` is the connection of a stream.
     pub async fn begin(self, api: &Shared, caller: &Caller, wire: Option<Arc<WireState>>) -> ApiResult<Run> {
+        self.check_offered()?;
         let engine = api.engine_of(&self.model)?;
         let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
         sampling.logprobs = self.logprobs;

@@ -50,6 +50,20 @@ impl Json {
     }
 }
 
+impl From<Json> for serde_json::Value {
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(value) => Self::Bool(value),
+            Json::Integer(value) => value.into(),
+            Json::Float(value) => value.into(),
+            Json::String(text) => Self::String(text.into_string()),
+            Json::Array(items) => items.into_iter().map(Self::from).collect(),
+            Json::Object(object) => object.into_iter().map(|(key, value)| (key, Self::from(value))).collect(),
+        }
+    }
+}
+
 /// Why a document was refused.
 #[derive(Debug, Error, PartialEq)]
 pub enum JsonError {
@@ -200,6 +214,13 @@ mod tests {
             ])
         );
         assert_eq!(parse(b"9223372036854775808").unwrap(), Json::Float(9_223_372_036_854_775_808.0));
+    }
+
+    #[test]
+    fn becomes_a_plain_value() {
+        let text = r#"{"a":[null,true,-3,2.5,"x"],"b":{"c":[]}}"#;
+        let value = serde_json::Value::from(parse(text.as_bytes()).unwrap());
+        assert_eq!(value, serde_json::from_str::<serde_json::Value>(text).unwrap());
     }
 
     #[test]

@@ -18,11 +18,25 @@ pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 /// One event. JSON escapes line breaks, so the payload is always one line.
 pub fn data(payload: &impl Serialize) -> Bytes {
     let mut bytes = Vec::with_capacity(256);
+    write(&mut bytes, payload);
+    Bytes::from(bytes)
+}
+
+/// One event with a name.
+pub fn event(name: &str, payload: &impl Serialize) -> Bytes {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(b"event: ");
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.push(b'\n');
+    write(&mut bytes, payload);
+    Bytes::from(bytes)
+}
+
+fn write(bytes: &mut Vec<u8>, payload: &impl Serialize) {
     bytes.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut bytes, payload)
+    serde_json::to_writer(&mut *bytes, payload)
         .expect("wire structs have string keys and no failing serializers");
     bytes.extend_from_slice(b"\n\n");
-    Bytes::from(bytes)
 }
 
 /// A piece of the stream and the output tokens of one choice that it carries.

@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
+use crate::api::anthropic;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::scope::Scope;
 use crate::metrics::Metrics;
@@ -27,13 +28,17 @@ pub(super) async fn observe(State(observed): State<Observed>, mut request: Reque
     let scope = Arc::new(Scope::new());
     request.extensions_mut().insert(Arc::clone(&scope));
     let method = request.method().clone();
+    let is_anthropic = anthropic::speaks(request.uri().path());
     let mut response = next.run(request).await;
+    if is_anthropic {
+        response = anthropic::dress(response, &scope.request_id);
+    }
     scope.write_headers(response.headers_mut());
     let status = response.status().as_u16();
     // Unknown paths share one label: the set of labels must not grow with what strangers send.
     let route = response.extensions().get::<Route>().map_or("unknown", |route| route.0);
     observed.metrics.requests.add(route, status, 1);
-    let code = response.extensions().get::<Code>().map(|code| code.row());
+    let code = response.extensions().get::<ApiError>().map(|error| error.code.row());
     if let Some(row) = code {
         observed.metrics.refusals.add(row.kind, row.code, 1);
     }
@@ -54,12 +59,19 @@ pub(super) async fn observe(State(observed): State<Observed>, mut request: Reque
 struct Route(&'static str);
 
 /// The routes by name; a `MatchedPath` is not static.
-const ROUTES: [&str; 4] = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{*id}"];
+const ROUTES: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/v1/models/{*id}",
+];
 
 /// Turns a panic into a 500, and notes the route.
 pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.and_then(|path| ROUTES.into_iter().find(|route| *route == path.as_str()));
+    let route = matched.and_then(|path| ROUTES.iter().copied().find(|route| *route == path.as_str()));
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = outcome.unwrap_or_else(|_| {
         let message =

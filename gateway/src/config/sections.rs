@@ -143,6 +143,8 @@ section! {
         json_depth: usize = 64, 4, 127, "levels";
         /// Length of `user`, `safety_identifier` and the like.
         user_bytes: usize = 512, 1, 65_536, "bytes";
+        /// Tools of one request, as the public API allows; all of them are written into the prompt.
+        max_tools: usize = 128, 0, 10_000, "tools";
         /// Pairs of `metadata`.
         max_metadata: usize = 16, 0, 1024, "pairs";
     }

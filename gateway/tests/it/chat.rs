@@ -332,7 +332,7 @@ fn a_stream_that_waits_is_kept_alive_by_comments() {
                 let text = &chunk["choices"][0]["delta"]["content"];
                 assert!(text.as_str().is_none_or(str::is_empty), "text came before any comment: {chunk}");
             }
-            Item::Done => panic!("the stream ended without a comment"),
+            other => panic!("the stream ended without a comment: {other:?}"),
         }
     }
 }

@@ -15,6 +15,7 @@ mod crash;
 mod drain;
 mod hub;
 mod limits;
+mod messages;
 mod raw_http;
 mod sampling;
 mod sdk;

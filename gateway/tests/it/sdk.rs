@@ -76,6 +76,13 @@ fn python_client() {
 }
 
 #[test]
+fn anthropic_client() {
+    let (server, output) = run(Command::new(python()).arg(format!("{CLIENTS}/python/test_anthropic.py")));
+    assert!(output.status.success(), "the script failed:\n{}\n{}", said(&output), server.printed());
+    check_bill(&server, &output, 8);
+}
+
+#[test]
 fn node_client() {
     let script = format!("{CLIENTS}/node/openai.test.mjs");
     let mut command = Command::new("node");

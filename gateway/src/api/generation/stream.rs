@@ -9,7 +9,7 @@ use futures::stream::unfold;
 use super::run::{Progress, Run};
 use super::surface::Surface;
 use crate::api::error::ApiError;
-use crate::api::sse::{self, Delivered, Frame};
+use crate::api::sse::{Delivered, Frame};
 use crate::ledger::EndReason;
 use crate::serving::Cause;
 
@@ -75,7 +75,10 @@ impl<S: Surface> Driver<S> {
                     let bytes = self.surface.end(choice, &rest, &ending);
                     self.push(Frame { bytes, choice, tokens: rest.tokens });
                 }
-                Progress::Idle => self.push(Frame::free(sse::PING)),
+                Progress::Idle => {
+                    let bytes = self.surface.ping();
+                    self.push(Frame::free(bytes));
+                }
                 Progress::Done => self.complete().await,
                 Progress::Cut(cause) => self.fail(cause).await,
             }

@@ -22,6 +22,10 @@ pub trait Surface: Send + 'static {
     fn fail(&mut self, error: &ApiError) -> Bytes {
         sse::data(&error.body())
     }
+    /// A sign of life while there is nothing to tell.
+    fn ping(&mut self) -> Bytes {
+        sse::PING
+    }
     /// The whole answer at once, as JSON.
     fn answer(&mut self, choices: Vec<Choice>, receipt: &Receipt) -> Vec<u8>;
 }

@@ -12,6 +12,8 @@ use super::http::{Head, Wire};
 pub(crate) enum Item {
     Comment(String),
     Chunk(Value),
+    /// An event with a name.
+    Named(String, Value),
     Done,
 }
 
@@ -99,6 +101,22 @@ impl Events {
         Ok(Some(parse_event(&block)))
     }
 
+    /// The named events up to the proper end of the body, each of which repeats its name as its `type`.
+    pub(crate) fn named(&mut self) -> Vec<Value> {
+        let mut events = Vec::new();
+        while let Some(item) = self.next().expect("the stream comes to its proper end") {
+            match item {
+                Item::Comment(_) => {}
+                Item::Named(name, data) => {
+                    assert_eq!(data["type"], name.as_str(), "name and type differ");
+                    events.push(data);
+                }
+                other => panic!("an event without a name: {other:?}"),
+            }
+        }
+        events
+    }
+
     /// Reads up to the end, or to where the connection was cut.
     pub(crate) fn transcript(&mut self) -> Transcript {
         let mut seen = Transcript::new(self.request_id());
@@ -128,6 +146,10 @@ fn parse_event(block: &str) -> Item {
     if let Some(comment) = block.strip_prefix(':') {
         return Item::Comment(comment.trim().to_owned());
     }
+    let (name, block) = match block.strip_prefix("event: ").and_then(|rest| rest.split_once('\n')) {
+        Some((name, rest)) => (Some(name), rest),
+        None => (None, block),
+    };
     let data = block
         .strip_prefix("data: ")
         .unwrap_or_else(|| panic!("an event is neither data nor comment: {block:?}"));
@@ -135,7 +157,11 @@ fn parse_event(block: &str) -> Item {
     if data == "[DONE]" {
         return Item::Done;
     }
-    Item::Chunk(serde_json::from_str(data).unwrap_or_else(|e| panic!("event data is not JSON ({e}): {data}")))
+    let data = serde_json::from_str(data).unwrap_or_else(|e| panic!("event data is not JSON ({e}): {data}"));
+    match name {
+        Some(name) => Item::Named(name.to_owned(), data),
+        None => Item::Chunk(data),
+    }
 }
 
 /// Everything one client saw of one stream.
@@ -168,6 +194,7 @@ impl Transcript {
         assert!(!self.done, "{}: something follows [DONE]: {item:?}", self.request_id);
         match item {
             Item::Comment(_) => {}
+            Item::Named(..) => panic!("{}: a chat stream has no named events: {item:?}", self.request_id),
             Item::Done => self.done = true,
             Item::Chunk(chunk) => {
                 self.note(&chunk);

@@ -1,0 +1,49 @@
+//! `POST /v1/messages` and `POST /v1/messages/count_tokens`.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use serde_json::{Value, json};
+
+use super::request;
+use super::surface::Message;
+use crate::api::Shared;
+use crate::api::auth::Caller;
+use crate::api::body::read_json;
+use crate::api::error::ApiResult;
+use crate::api::generation::Generation;
+use crate::api::json;
+
+/// Answers a conversation, at once or as a stream. Any `anthropic-version` is taken: there is one form.
+pub async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> ApiResult<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let body = read_json(&parts.headers, body, api.body).await?;
+    let (generation, surface) = prepare(&api, &caller, body)?;
+    generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
+}
+
+/// Reads a body: what to generate, and how to shape the answer.
+pub fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<(Generation, Message)> {
+    let generation = request::read(body, &api.limits)?;
+    let engine = api.engine_of(&generation.model)?;
+    let max_tokens = generation.max_tokens.unwrap_or(u32::MAX);
+    let surface = Message::new(&caller.scope.request_id, &engine.card().id, max_tokens, engine.context_len());
+    Ok((generation, surface))
+}
+
+/// The input tokens that a message would be billed for; free, but it counts as a request.
+pub async fn count_tokens(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> ApiResult<Json<Value>> {
+    let (parts, body) = request.into_parts();
+    let body = read_json(&parts.headers, body, api.body).await?;
+    let tokens = request::read_count(body, &api.limits)?.count(&api, &caller).await?;
+    Ok(Json(json!({"input_tokens": tokens})))
+}
