@@ -1,5 +1,7 @@
 //! Every default, unit and bound of the engine.
 
+use crate::grammar::GrammarLimits;
+
 /// Sizes of the engine. See [`Default`] for the defaults and [`EngineConfig::validate`] for the bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -19,6 +21,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Tokens generated ahead of a slow reader, per stream.
     pub stream_capacity: usize,
+    /// Bounds on the grammars of callers.
+    pub grammar: GrammarLimits,
 }
 
 impl Default for EngineConfig {
@@ -32,6 +36,7 @@ impl Default for EngineConfig {
             max_waiting: 256,
             prefix_cache: true,
             stream_capacity: 64,
+            grammar: GrammarLimits::default(),
         }
     }
 }

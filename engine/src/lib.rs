@@ -9,6 +9,7 @@
 //! | [`blocks`] | who holds which cache block; finds shared prefixes |
 //! | `runner` | a step as one ragged batch through the model |
 //! | [`sampler`] | logits to a token |
+//! | [`grammar`] | which tokens may come next |
 //! | `worker` | the loop |
 //! | `stream` | tokens to text, stop strings; on the reader's task |
 //! | `link`, `mailbox` | the two ways between thread and callers, both bounded |
@@ -20,6 +21,7 @@ pub mod blocks;
 mod config;
 mod error;
 mod event;
+pub mod grammar;
 mod link;
 mod mailbox;
 mod request;
@@ -41,6 +43,7 @@ use models::{Card, ChatTemplate, Loaded, Tokenizer};
 pub use config::{ConfigError, EngineConfig};
 pub use error::{StartError, SubmitError};
 pub use event::{Delta, Event, Finish, FinishReason, Stats, TokenLogprob, Usage};
+pub use grammar::{Grammar, GrammarError, GrammarLimits, GrammarSource};
 pub use request::{MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Request, SamplingParams, Stop, Tier};
 pub use stream::TokenStream;
 
@@ -59,6 +62,7 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     tokenizer: Arc<Tokenizer>,
     template: Arc<ChatTemplate>,
+    grammars: grammar::GrammarCompiler,
     card: Card,
     config: EngineConfig,
     context_len: usize,
@@ -90,8 +94,19 @@ impl Engine {
         let worker = worker::Worker::new(Arc::clone(&mailbox), scheduler, runner);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(|| worker.run())?;
         let thread = Mutex::new(Some(thread));
+        let grammars = grammar::GrammarCompiler::new(Arc::clone(&tokenizer), config.grammar);
         Ok(Self {
-            inner: Arc::new(Inner { mailbox, thread, tokenizer, template, card, config, context_len, vocab }),
+            inner: Arc::new(Inner {
+                mailbox,
+                thread,
+                tokenizer,
+                template,
+                grammars,
+                card,
+                config,
+                context_len,
+                vocab,
+            }),
         })
     }
 
@@ -101,12 +116,13 @@ impl Engine {
     /// See [`SubmitError`]; nothing is computed for a refused request.
     pub fn submit(&self, request: Request) -> Result<TokenStream, SubmitError> {
         let max_len = self.check(&request)?;
-        let Request { prompt, sampling, stop, salt, tier } = request;
+        let Request { prompt, sampling, stop, salt, tier, grammar } = request;
         let own = self.inner.tokenizer.eos_ids().iter().filter(|_| !sampling.ignore_eos);
         let ending: Vec<u32> = own.chain(&stop.token_ids).copied().collect();
         let params =
             StreamParams { prompt_tokens: prompt.len() as u32, min_tokens: sampling.min_tokens, stop };
-        let sampler = sampler::Sampler::new(sampling, &prompt, ending.clone());
+        let constraint = grammar.map(|grammar| grammar.begin(ending.clone()));
+        let sampler = sampler::Sampler::new(sampling, &prompt, ending.clone()).constrained(constraint);
         // The mailbox gives the number.
         let sequence = NewSequence { id: SeqId(0), tier, prompt, salt, max_len, ending };
         let (outlet, inlet) = link::link(self.inner.config.stream_capacity);
@@ -148,6 +164,15 @@ impl Engine {
             return Err(SubmitError::TooManyBlocks { needed, limit: config.num_blocks });
         }
         Ok(max_len)
+    }
+
+    /// Compiles the form that an answer must have, for [`Request::grammar`]. Blocks: not for a thread that serves
+    /// connections.
+    ///
+    /// # Errors
+    /// See [`GrammarError`].
+    pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
+        self.inner.grammars.compile(source)
     }
 
     /// The model's tokenizer.

@@ -1,5 +1,7 @@
 //! What a caller asks for: a prompt of tokens, how to sample, when to stop.
 
+use crate::grammar::Grammar;
+
 /// Largest number of alternatives that [`SamplingParams::logprobs`] may ask for.
 pub const MAX_LOGPROBS: u8 = 20;
 /// Most stop strings of a request.
@@ -142,4 +144,6 @@ pub struct Request {
     pub salt: String,
     /// Service tier.
     pub tier: Tier,
+    /// The form that the answer must have; it ends when that is complete.
+    pub grammar: Option<Grammar>,
 }

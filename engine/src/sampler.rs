@@ -1,6 +1,6 @@
 //! Chooses a sequence's next token from its logits.
 //!
-//! Order: bias and penalties, impossible endings, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a pure
+//! Order: grammar, bias and penalties, impossible endings, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a pure
 //! function of the seed and the number of tokens generated, so it does not depend on the batch or on preemption.
 
 mod filter;
@@ -8,6 +8,7 @@ mod filter;
 use std::collections::HashMap;
 
 use crate::event::TokenLogprob;
+use crate::grammar::Constraint;
 use crate::request::SamplingParams;
 
 /// Below this the temperature counts as 0.
@@ -19,6 +20,9 @@ pub enum SampleError {
     /// NaN or +infinity among them.
     #[error("model gave a logit that is not a number")]
     NotFinite,
+    /// The grammar could not say which token may come next.
+    #[error("grammar failed")]
+    Grammar,
     /// All are -infinity.
     #[error("no token is possible")]
     Nothing,
@@ -42,16 +46,40 @@ pub struct Sampler {
     /// Tokens of prompt and output, and how often each was generated; empty while no penalty is on.
     seen: HashMap<u32, u32>,
     generated: u32,
+    constraint: Option<Constraint>,
 }
 
 impl Sampler {
     /// The state before the first token; `ending` are the ids that end the sequence.
     pub fn new(params: SamplingParams, prompt: &[u32], ending: Vec<u32>) -> Self {
-        let mut sampler = Self { params, ending, seen: HashMap::new(), generated: 0 };
+        let mut sampler = Self { params, ending, seen: HashMap::new(), generated: 0, constraint: None };
         if sampler.params.repetition_penalty != 1.0 {
             sampler.seen = prompt.iter().map(|token| (*token, 0)).collect();
         }
         sampler
+    }
+
+    /// The same, with a grammar to follow.
+    #[must_use]
+    pub fn constrained(self, constraint: Option<Constraint>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// Whether there is a grammar: [`Self::prepare`] must then be called before each [`Self::sample`].
+    pub fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// Works out what the grammar allows next; needs no logits.
+    pub fn prepare(&mut self) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.prepare();
+        }
+    }
+
+    /// Whether the grammar is complete and nothing may follow.
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_complete)
     }
 
     /// Whether unlikely tokens are never drawn and the likeliest is simply taken.
@@ -70,6 +98,9 @@ impl Sampler {
         let raw_max = max_of(logits)?;
         let raw =
             self.params.logprobs.map(|n| (filter::Ranking::new(logits, raw_max, n.into()), logits.to_vec()));
+        if self.constraint.as_ref().is_some_and(|constraint| !constraint.apply(logits)) {
+            return Err(SampleError::Grammar);
+        }
         self.adjust(logits);
         let max = max_of(logits)?;
         if max == f32::NEG_INFINITY {
@@ -87,6 +118,9 @@ impl Sampler {
     /// Records a chosen token.
     pub fn observe(&mut self, token: u32) {
         self.generated += 1;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token);
+        }
         if self.is_penalised() {
             *self.seen.entry(token).or_default() += 1;
         }

@@ -131,7 +131,7 @@ impl Worker {
         }
         let began = Instant::now();
         self.announce(&step);
-        match self.runner.run(&self.scheduler, &step) {
+        match self.compute(&step) {
             Ok(mut logits) => {
                 let choices = self.choose(&step, &mut logits);
                 self.deliver(&step, choices);
@@ -153,6 +153,20 @@ impl Worker {
         }
     }
 
+    /// Runs the model; meanwhile the grammars work out which tokens may come next.
+    fn compute(&mut self, step: &Step) -> candle_core::Result<Vec<f32>> {
+        let Self { live, runner, scheduler, .. } = self;
+        let sampling = step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.rank.1);
+        let sampling: HashSet<SeqId> = sampling.collect();
+        let constrained = live.iter_mut().filter(|(id, _)| sampling.contains(id));
+        let constrained =
+            constrained.map(|(_, live)| &mut live.sampler).filter(|sampler| sampler.is_constrained());
+        rayon::in_place_scope(|scope| {
+            constrained.for_each(|sampler| scope.spawn(|_| sampler.prepare()));
+            runner.run(scheduler, step)
+        })
+    }
+
     /// The next token of each sampling chunk, in order.
     fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
         let samplers =
@@ -169,10 +183,11 @@ impl Worker {
             choices.iter().map(|choice| choice.as_ref().ok().map(|choice| choice.token)).collect();
         let outcomes = self.scheduler.commit(step, &tokens);
         for (outcome, choice) in outcomes.into_iter().zip(choices) {
-            let mut failure = String::new();
+            let (mut failure, mut complete) = (String::new(), false);
             match (choice, self.live.get_mut(&outcome.id)) {
                 (Ok(Choice { token, logprob }), Some(live)) => {
                     live.sampler.observe(token);
+                    complete = live.sampler.is_complete();
                     live.outlet.send(Update::Token {
                         token,
                         logprob,
@@ -184,7 +199,12 @@ impl Worker {
                 (Ok(_), None) => {}
             }
             match outcome.ending {
+                None if complete => {
+                    self.scheduler.cancel(outcome.id);
+                    self.end(outcome.id, FinishReason::Stop);
+                }
                 None => {}
+                Some(Ending::Length) if complete => self.end(outcome.id, FinishReason::Stop),
                 Some(Ending::Stop) => self.end(outcome.id, FinishReason::Stop),
                 Some(Ending::Length) => self.end(outcome.id, FinishReason::Length),
                 Some(Ending::Failed) => self.end(outcome.id, FinishReason::Error(failure)),

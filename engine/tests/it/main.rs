@@ -2,6 +2,7 @@
 
 mod failures;
 mod golden;
+mod grammar;
 mod scheduler_properties;
 mod streams;
 mod submit;

@@ -53,6 +53,7 @@ fn configs() -> impl Strategy<Value = EngineConfig> {
             max_waiting: 12,
             prefix_cache,
             stream_capacity: 4,
+            ..EngineConfig::default()
         },
     )
 }

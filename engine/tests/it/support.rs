@@ -97,6 +97,7 @@ pub(crate) fn small() -> EngineConfig {
         max_waiting: 64,
         prefix_cache: true,
         stream_capacity: 8,
+        ..EngineConfig::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineConfig};
+use engine::{Engine, EngineConfig, GrammarLimits};
 use models::Loaded;
 use tokio::net::TcpListener;
 
@@ -98,6 +98,7 @@ fn start_engine(config: &Config) -> Result<Engine, Failure> {
         max_waiting: section.max_waiting,
         prefix_cache: section.prefix_cache,
         stream_capacity: section.stream_capacity,
+        grammar: GrammarLimits::default(),
     };
     Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}").into())
 }

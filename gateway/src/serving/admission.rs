@@ -169,6 +169,7 @@ impl Serving {
                     stop: Stop { max_tokens, ..job.stop.clone() },
                     salt: job.identity.org_id.clone(),
                     tier: Tier::Default,
+                    grammar: None,
                 };
                 let stream = engine.submit(request).map_err(|source| {
                     let stats = engine.stats();
