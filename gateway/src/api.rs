@@ -9,6 +9,8 @@ pub mod functions;
 pub mod generation;
 pub mod json;
 pub mod openai;
+pub mod query;
+pub mod responses;
 pub mod scope;
 pub mod sse;
 
@@ -20,6 +22,7 @@ use self::body::BodyLimits;
 use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::Accounts;
 use crate::config::{Config, Limits};
+use crate::responses::{Background, Store};
 use crate::serving::{Serving, unix_ms};
 
 /// What all handlers share.
@@ -30,6 +33,10 @@ pub struct Api {
     pub serving: Arc<Serving>,
     /// The model served.
     pub engine: Engine,
+    /// Answers that are kept.
+    pub responses: Arc<Store>,
+    /// Answers in the making that no client has to wait for.
+    pub background: Background,
     /// When the model was loaded, Unix seconds.
     pub created: u64,
     /// Bounds of request fields.
@@ -43,13 +50,28 @@ pub type Shared = Arc<Api>;
 
 impl Api {
     /// Ready to answer.
-    pub fn new(accounts: Accounts, serving: Arc<Serving>, engine: Engine, config: &Config) -> Self {
+    pub fn new(
+        accounts: Accounts,
+        serving: Arc<Serving>,
+        responses: Arc<Store>,
+        engine: Engine,
+        config: &Config,
+    ) -> Self {
         let body = BodyLimits {
             max_bytes: config.server.max_body_bytes,
             max_depth: config.limits.json_depth,
             deadline: std::time::Duration::from_secs(config.server.body_deadline_s),
         };
-        Self { accounts, serving, engine, created: unix_ms() / 1_000, limits: config.limits.clone(), body }
+        Self {
+            accounts,
+            serving,
+            engine,
+            responses,
+            background: Background::default(),
+            created: unix_ms() / 1_000,
+            limits: config.limits.clone(),
+            body,
+        }
     }
 
     /// The engine of `model`, or 404 in the same words for every name that cannot be used.

@@ -18,7 +18,8 @@ mod tests;
 
 pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Server, bounds, make_private_dir,
+    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, ResponsesSection, Server, bounds,
+    make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -39,6 +40,8 @@ pub struct Config {
     pub data: Data,
     /// The ledger's writer.
     pub ledger: LedgerSection,
+    /// Answers that are kept.
+    pub responses: ResponsesSection,
 }
 
 /// Why a configuration is refused. Every message names the key or variable, the value and what is allowed.
@@ -128,6 +131,7 @@ impl Config {
         self.limits.check_bounds()?;
         self.engine.check_bounds()?;
         self.ledger.check_bounds()?;
+        self.responses.check_bounds()?;
         if !self.engine.block_size.is_power_of_two() {
             return Err(invalid("engine.block_size", &self.engine.block_size, "must be a power of two"));
         }

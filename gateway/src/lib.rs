@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod limits;
 pub mod metrics;
 pub mod money;
+pub mod responses;
 pub mod server;
 pub mod serving;
 pub mod telemetry;

@@ -98,6 +98,8 @@ table! {
     EmptyPrompt => 400 "invalid_request_error" "empty_prompt" No;
     /// More tokens than the model takes.
     ContextLength => 400 "invalid_request_error" "context_length_exceeded" No;
+    /// The answer to go on from is not stored.
+    PreviousResponseNotFound => 400 "invalid_request_error" "previous_response_not_found" No;
     /// A header or request line that HTTP forbids.
     InvalidRequest => 400 "invalid_request_error" "invalid_request" No;
     /// No key, an unknown key, a revoked key.
@@ -108,6 +110,8 @@ table! {
     OrganisationDisabled => 403 "permission_error" "organization_disabled" No;
     /// The model does not exist for this caller.
     ModelNotFound => 404 "invalid_request_error" "model_not_found" No;
+    /// No stored answer of this id for this caller.
+    ResponseNotFound => 404 "invalid_request_error" "response_not_found" No;
     /// No such route.
     UnknownUrl => 404 "invalid_request_error" "unknown_url" No;
     /// The route exists with other methods.

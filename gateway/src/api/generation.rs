@@ -26,7 +26,7 @@ use super::auth::Caller;
 use super::error::ApiResult;
 use super::fields::unsupported;
 use super::scope::random;
-use crate::serving::{Job, PromptInput, WireState};
+use crate::serving::{AdmitError, Job, PromptInput, WireState};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
 #[derive(Debug, Default)]
@@ -127,12 +127,17 @@ impl Generation {
         let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
         caller.note_limits(api);
         let place = place?;
-        let engine = api.engine_of(&self.model)?;
-        let mut tokens = 0;
-        for prompt in self.prompts {
-            tokens += prompt.tokenise(engine).await?.len() as u64;
-        }
+        let tokens = self.measure(api.engine_of(&self.model)?).await?;
         drop(place);
+        Ok(tokens as u64)
+    }
+
+    /// Tokens of its prompts, each of which must fit into the model's context.
+    pub async fn measure(&self, engine: &Engine) -> Result<usize, AdmitError> {
+        let mut tokens = 0;
+        for prompt in &self.prompts {
+            tokens += prompt.clone().tokenise(engine).await?.len();
+        }
         Ok(tokens)
     }
 

@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::app;
 use crate::config::{Config, make_private_dir};
 use crate::ledger::Ledger;
+use crate::responses::Store;
 use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Serving, unix_ms};
 
@@ -41,11 +42,12 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let admin = bind("server.admin_listen", config.server.admin_listen)?;
     let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
     let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
+    let responses = Arc::new(Store::open(&config.data.dir, &config.responses, unix_ms())?);
     let engine = start_engine(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
     let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
-    let api = Arc::new(Api::new(accounts, Arc::new(serving), engine.clone(), &config));
+    let api = Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;
@@ -70,8 +72,11 @@ async fn serve(
     let signals = tokio::spawn(signals.drive(lifecycle.clone(), drain));
     let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
     // It outlives the drain, which is worth watching; its own lifecycle never ends.
-    let private = tokio::spawn(server::serve(admin, app::admin(api), options, Lifecycle::default()));
+    let private =
+        tokio::spawn(server::serve(admin, app::admin(Arc::clone(&api)), options, Lifecycle::default()));
     tokio::spawn(server::serve(listener, public, options, lifecycle)).await?;
+    // Answers without a connection are streams like all others: they end by themselves, or when they are cut.
+    api.background.idle().await;
     signals.abort();
     private.abort();
     tracing::info!("ended");

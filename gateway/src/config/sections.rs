@@ -192,6 +192,20 @@ section! {
     others {}
 }
 
+section! {
+    /// Answers of the Responses surface that are kept.
+    ResponsesSection, "responses",
+    numbers {
+        /// How long an answer can be fetched and gone on from, as the public API allows.
+        ttl_days: u32 = 30, 1, 3650, "days";
+        /// Text kept for one organisation; beyond it its oldest answers go.
+        org_mib: usize = 256, 1, 1_048_576, "MiB";
+        /// Earlier answers that one goes on from; all of them are read for it.
+        max_chain: u32 = 512, 1, 100_000, "responses";
+    }
+    others {}
+}
+
 /// The model served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -234,5 +248,7 @@ impl Default for Data {
 
 /// Every bounded number of the configuration.
 pub fn bounds() -> impl Iterator<Item = &'static Bound> {
-    [Server::BOUNDS, Limits::BOUNDS, EngineSection::BOUNDS, LedgerSection::BOUNDS].into_iter().flatten()
+    [Server::BOUNDS, Limits::BOUNDS, EngineSection::BOUNDS, LedgerSection::BOUNDS, ResponsesSection::BOUNDS]
+        .into_iter()
+        .flatten()
 }

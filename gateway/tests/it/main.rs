@@ -17,6 +17,7 @@ mod hub;
 mod limits;
 mod messages;
 mod raw_http;
+mod responses;
 mod sampling;
 mod sdk;
 mod slow_clients;

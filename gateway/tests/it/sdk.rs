@@ -83,11 +83,27 @@ fn anthropic_client() {
 }
 
 #[test]
-fn node_client() {
-    let script = format!("{CLIENTS}/node/openai.test.mjs");
+fn python_client_of_responses() {
+    let (server, output) = run(Command::new(python()).arg(format!("{CLIENTS}/python/test_responses.py")));
+    assert!(output.status.success(), "the script failed:\n{}\n{}", said(&output), server.printed());
+    check_bill(&server, &output, 15);
+}
+
+fn node(script: &str, least: usize) {
+    let script = format!("{CLIENTS}/node/{script}");
     let mut command = Command::new("node");
     command.args(["--test", "--test-reporter=tap", &script]).env("SPILLWAY_NODE_TOOLS", node_modules());
     let (server, output) = run(&mut command);
     assert!(output.status.success(), "the script failed:\n{}\n{}", said(&output), server.printed());
-    check_bill(&server, &output, 40);
+    check_bill(&server, &output, least);
+}
+
+#[test]
+fn node_client() {
+    node("openai.test.mjs", 40);
+}
+
+#[test]
+fn node_client_of_responses() {
+    node("responses.test.mjs", 6);
 }

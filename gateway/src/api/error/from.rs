@@ -6,6 +6,7 @@ use super::{ApiError, Code};
 use crate::accounts::AuthError;
 use crate::ledger::{HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
+use crate::responses::StoreError;
 use crate::serving::{AdmitError, Cause};
 
 impl From<AuthError> for ApiError {
@@ -77,6 +78,12 @@ fn ledger_unavailable(reason: &str) -> ApiError {
     tracing::error!(reason, "ledger unavailable");
     let message = "Usage cannot be recorded at the moment, so nothing is served. Nothing was charged. Try again shortly.";
     ApiError::new(Code::LedgerUnavailable, message).retry_after_ms(1_000)
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        server_error(&error.to_string())
+    }
 }
 
 fn server_error(reason: &str) -> ApiError {

@@ -8,11 +8,8 @@ use engine::{Engine, TokenLogprob};
 
 use super::chat_request;
 use super::params::Common;
-use super::surface::{ChunkOptions, closing, finish_reason, head, token_text, whole};
-use super::wire::{
-    ChatAlternative, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, ChatTokenLogprob,
-    Completion, Head,
-};
+use super::surface::{ChunkOptions, closing, finish_reason, head, token_logprob, whole};
+use super::wire::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Completion, Head};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
@@ -80,16 +77,7 @@ impl Chat {
     }
 
     fn logprobs(&self, entries: &[TokenLogprob]) -> Option<ChatLogprobs> {
-        let tokenizer = self.engine.tokenizer();
-        let alternative = |token: u32, logprob: f32| ChatAlternative {
-            token: token_text(tokenizer, token),
-            logprob,
-            bytes: tokenizer.token_bytes(token).to_vec(),
-        };
-        let entry = |entry: &TokenLogprob| ChatTokenLogprob {
-            token: alternative(entry.token, entry.logprob),
-            top_logprobs: entry.top.iter().map(|&(token, logprob)| alternative(token, logprob)).collect(),
-        };
+        let entry = |entry: &TokenLogprob| token_logprob(self.engine.tokenizer(), entry);
         self.logprobs.then(|| ChatLogprobs {
             content: text_logprobs(&self.engine, entries).map(entry).collect(),
             refusal: None,

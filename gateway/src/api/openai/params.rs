@@ -63,7 +63,8 @@ impl Common {
     }
 }
 
-fn sampling(fields: &mut Fields, limits: &Limits) -> ApiResult<Sampling> {
+/// Takes everything that says how to choose tokens.
+pub fn sampling(fields: &mut Fields, limits: &Limits) -> ApiResult<Sampling> {
     Ok(Sampling {
         seed: fields.integer("seed", i64::MIN, i64::MAX)?,
         temperature: fields.decimal("temperature", 0.0, 2.0)?,
@@ -91,7 +92,8 @@ fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<ChunkOptions> 
     Ok(ChunkOptions { include_usage, obfuscate })
 }
 
-fn service_tier(fields: &mut Fields) -> ApiResult<()> {
+/// Takes `service_tier`.
+pub fn service_tier(fields: &mut Fields) -> ApiResult<()> {
     match fields.string("service_tier", 64)?.as_deref() {
         None | Some("auto" | "default") => Ok(()),
         Some(other) => {
@@ -114,7 +116,8 @@ fn top_k(fields: &mut Fields) -> ApiResult<Option<u32>> {
     Ok(fields.integer("top_k", -1, i64::from(i32::MAX))?.map(|k| u32::try_from(k).unwrap_or(0)))
 }
 
-fn stop(fields: &mut Fields, limits: &Limits) -> ApiResult<Stop> {
+/// Takes `stop` and `stop_token_ids`.
+pub fn stop(fields: &mut Fields, limits: &Limits) -> ApiResult<Stop> {
     let strings = match fields.take("stop") {
         None => Vec::new(),
         Some(Json::Array(items)) => array_of("stop", Json::Array(items), limits.max_stop)?,
@@ -173,7 +176,8 @@ fn logit_bias(fields: &mut Fields, max_entries: usize) -> ApiResult<Vec<(u32, f3
     Ok(entries)
 }
 
-fn metadata(fields: &mut Fields, max_pairs: usize) -> ApiResult<Option<Value>> {
+/// Takes `metadata`.
+pub fn metadata(fields: &mut Fields, max_pairs: usize) -> ApiResult<Option<Value>> {
     let path = "metadata";
     let object = match fields.take(path) {
         None => return Ok(None),

@@ -1,13 +1,15 @@
 //! What chat and text completions have in common on the way out.
 
 use bytes::Bytes;
-use engine::Engine;
+use engine::{Engine, TokenLogprob};
 use models::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::wire::{Completion, CompletionDetails, Head, PromptDetails, Usage};
+use super::wire::{
+    ChatAlternative, ChatTokenLogprob, Completion, CompletionDetails, Head, PromptDetails, Usage,
+};
 use crate::api::auth::Caller;
 use crate::api::generation::Ending;
 use crate::api::sse;
@@ -30,9 +32,14 @@ impl ChunkOptions {
 
     /// Padding that brings `text_bytes` up to the next multiple of the block.
     pub fn padding(self, text_bytes: usize) -> Option<&'static str> {
-        const BLOCK: &str = "abcdefghijklmnopqrstuvwxyz012345";
-        self.obfuscate.then(|| &BLOCK[text_bytes % BLOCK.len()..])
+        self.obfuscate.then(|| padding(text_bytes))
     }
+}
+
+/// Padding that brings `text_bytes` up to the next multiple of the block.
+pub fn padding(text_bytes: usize) -> &'static str {
+    const BLOCK: &str = "abcdefghijklmnopqrstuvwxyz012345";
+    &BLOCK[text_bytes % BLOCK.len()..]
 }
 
 /// The fields shared by all chunks of an answer; `prefix` is that of its id.
@@ -101,4 +108,17 @@ pub fn finish_reason(ending: &Ending) -> &'static str {
 /// A token as text, with replacement characters where it is not UTF-8 by itself.
 pub fn token_text(tokenizer: &Tokenizer, token: u32) -> String {
     String::from_utf8_lossy(tokenizer.token_bytes(token)).into_owned()
+}
+
+/// A token with its probability and its rivals.
+pub fn token_logprob(tokenizer: &Tokenizer, entry: &TokenLogprob) -> ChatTokenLogprob {
+    let alternative = |token: u32, logprob: f32| ChatAlternative {
+        token: token_text(tokenizer, token),
+        logprob,
+        bytes: tokenizer.token_bytes(token).to_vec(),
+    };
+    ChatTokenLogprob {
+        token: alternative(entry.token, entry.logprob),
+        top_logprobs: entry.top.iter().map(|&(token, logprob)| alternative(token, logprob)).collect(),
+    }
 }

@@ -14,6 +14,7 @@ const READ_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Method {
     Get,
     Post,
+    Delete,
 }
 
 /// The head of a response.
@@ -119,6 +120,7 @@ impl Wire {
         let verb = match method {
             Method::Get => "GET",
             Method::Post => "POST",
+            Method::Delete => "DELETE",
         };
         let mut text = format!("{verb} {path} HTTP/1.1\r\nHost: spillway.test\r\n");
         for (name, value) in headers {

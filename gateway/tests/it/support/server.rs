@@ -155,6 +155,24 @@ impl Server {
         self.exchange(self.address, Method::Get, path, headers, None)
     }
 
+    pub(crate) fn delete(&self, path: &str, key: &str) -> Reply {
+        let bearer = format!("Bearer {key}");
+        self.exchange(self.address, Method::Delete, path, &[("Authorization", &bearer)], None)
+    }
+
+    /// Gets with a bearer key.
+    pub(crate) fn fetch(&self, path: &str, key: &str) -> Reply {
+        self.get(path, &[("Authorization", &format!("Bearer {key}"))])
+    }
+
+    /// Opens a stream by GET.
+    pub(crate) fn fetch_events(&self, path: &str, key: &str) -> Events {
+        let mut wire = Wire::connect(self.address).expect("connect");
+        let bearer = format!("Bearer {key}");
+        wire.request(Method::Get, path, &[("Authorization", &bearer)], None).expect("write");
+        Events::open(wire).expect("a stream opens")
+    }
+
     pub(crate) fn admin_get(&self, path: &str) -> Reply {
         self.exchange(self.admin, Method::Get, path, &[], None)
     }

@@ -103,18 +103,21 @@ impl Events {
 
     /// The named events up to the proper end of the body, each of which repeats its name as its `type`.
     pub(crate) fn named(&mut self) -> Vec<Value> {
-        let mut events = Vec::new();
-        while let Some(item) = self.next().expect("the stream comes to its proper end") {
-            match item {
+        std::iter::from_fn(|| self.next_named()).collect()
+    }
+
+    /// The next named event; `None` at the proper end of the body.
+    pub(crate) fn next_named(&mut self) -> Option<Value> {
+        loop {
+            match self.next().expect("the stream comes to its proper end")? {
                 Item::Comment(_) => {}
                 Item::Named(name, data) => {
                     assert_eq!(data["type"], name.as_str(), "name and type differ");
-                    events.push(data);
+                    return Some(data);
                 }
                 other => panic!("an event without a name: {other:?}"),
             }
         }
-        events
     }
 
     /// Reads up to the end, or to where the connection was cut.

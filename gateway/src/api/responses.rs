@@ -1,0 +1,17 @@
+//! The Responses surface: `POST /v1/responses` and what can be done with an answer later.
+
+mod background;
+mod conversation;
+mod create;
+mod events;
+mod input;
+mod items;
+mod object;
+mod request;
+mod settings;
+mod stored;
+mod surface;
+
+pub use create::{create, input_tokens, prepare};
+pub use stored::{cancel, delete, input_items, retrieve};
+pub use surface::Answer;
