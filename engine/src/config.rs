@@ -23,6 +23,45 @@ pub struct EngineConfig {
     pub stream_capacity: usize,
     /// Bounds on the grammars of callers.
     pub grammar: GrammarLimits,
+    /// How tiers and tenants share a step.
+    pub sharing: Sharing,
+}
+
+/// How tiers and tenants share a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// What a tenant's counter is charged for a prompt token.
+    pub prefill_cost: u32,
+    /// The same for a generated token; the ratio of the two is that of their times on the device.
+    pub decode_cost: u32,
+    /// How far (cost / weight) a tenant may be ahead of one that waits before it loses its place in the batch. Smaller
+    /// is fairer, larger preempts less.
+    pub drift: u32,
+    /// Rules by tier, in the order of [`crate::Tier::ALL`].
+    pub tiers: [TierRule; 6],
+}
+
+/// How a tier stands to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierRule {
+    /// Most tokens, of prompts and decodes, that all lower tiers together take in a step in which this tier computes:
+    /// its sequences' time between tokens depends on it.
+    pub yield_tokens: usize,
+    /// After so many steps without a token although a sequence was ready, the tier's first sequence is served before
+    /// all others until it has generated one. 0: it may starve.
+    pub starvation_steps: u32,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        let rule = |yield_tokens, starvation_steps| TierRule { yield_tokens, starvation_steps };
+        Self {
+            prefill_cost: 1,
+            decode_cost: 2,
+            drift: 4096,
+            tiers: [rule(16, 0), rule(16, 0), rule(32, 64), rule(64, 256), rule(64, 2048), rule(64, 0)],
+        }
+    }
 }
 
 impl Default for EngineConfig {
@@ -37,6 +76,7 @@ impl Default for EngineConfig {
             prefix_cache: true,
             stream_capacity: 64,
             grammar: GrammarLimits::default(),
+            sharing: Sharing::default(),
         }
     }
 }
@@ -68,6 +108,9 @@ impl EngineConfig {
             // Slots are numbered with 32 bits.
             ("num_blocks", self.num_blocks, 1, (u32::MAX as usize) / self.block_size.max(1)),
             ("max_waiting", self.max_waiting, 0, 1 << 20),
+            ("prefill_cost", self.sharing.prefill_cost as usize, 1, 1000),
+            ("decode_cost", self.sharing.decode_cost as usize, 1, 1000),
+            ("drift", self.sharing.drift as usize, 1, 1 << 30),
             // Room for the start and a token, with a half to refill.
             ("stream_capacity", self.stream_capacity, 4, 1 << 16),
         ];

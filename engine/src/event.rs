@@ -101,4 +101,19 @@ pub struct Stats {
     pub cancelled: u64,
     /// Duration of the last step, microseconds.
     pub last_step_us: u64,
+    /// The same by service tier, in the order of [`crate::Tier::ALL`].
+    pub tiers: [TierStats; 6],
+}
+
+/// State and counters of one service tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierStats {
+    /// Sequences that hold cache blocks.
+    pub running: usize,
+    /// Sequences that wait for admission, preempted ones included.
+    pub waiting: usize,
+    /// Tokens computed, those computed again included.
+    pub computed_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
 }

@@ -40,11 +40,13 @@ use std::time::Duration;
 
 use models::{Card, ChatTemplate, Loaded, Tokenizer};
 
-pub use config::{ConfigError, EngineConfig};
+pub use config::{ConfigError, EngineConfig, Sharing, TierRule};
 pub use error::{StartError, SubmitError};
-pub use event::{Delta, Event, Finish, FinishReason, Stats, TokenLogprob, Usage};
+pub use event::{Delta, Event, Finish, FinishReason, Stats, TierStats, TokenLogprob, Usage};
 pub use grammar::{Grammar, GrammarError, GrammarLimits, GrammarSource};
-pub use request::{MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Request, SamplingParams, Stop, Tier};
+pub use request::{
+    MAX_LOGPROBS, MAX_STOP_BYTES, MAX_STOP_STRINGS, Request, SamplingParams, Stop, Tenant, Tier,
+};
 pub use stream::TokenStream;
 
 use mailbox::{Job, Mailbox};
@@ -116,7 +118,7 @@ impl Engine {
     /// See [`SubmitError`]; nothing is computed for a refused request.
     pub fn submit(&self, request: Request) -> Result<TokenStream, SubmitError> {
         let max_len = self.check(&request)?;
-        let Request { prompt, sampling, stop, salt, tier, grammar } = request;
+        let Request { prompt, sampling, stop, salt, tier, tenant, grammar } = request;
         let own = self.inner.tokenizer.eos_ids().iter().filter(|_| !sampling.ignore_eos);
         let ending: Vec<u32> = own.chain(&stop.token_ids).copied().collect();
         let params =
@@ -124,7 +126,7 @@ impl Engine {
         let constraint = grammar.map(|grammar| grammar.begin(ending.clone()));
         let sampler = sampler::Sampler::new(sampling, &prompt, ending.clone()).constrained(constraint);
         // The mailbox gives the number.
-        let sequence = NewSequence { id: SeqId(0), tier, prompt, salt, max_len, ending };
+        let sequence = NewSequence { id: SeqId(0), tier, tenant, prompt, salt, max_len, ending };
         let (outlet, inlet) = link::link(self.inner.config.stream_capacity);
         self.inner.mailbox.post(Job { sequence, sampler, outlet })?;
         Ok(TokenStream::new(inlet, Arc::clone(&self.inner.mailbox), &self.inner.tokenizer, params))

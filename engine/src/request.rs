@@ -27,6 +27,54 @@ pub enum Tier {
     Batch,
 }
 
+impl Tier {
+    /// All tiers, the first served first.
+    pub const ALL: [Tier; 6] =
+        [Tier::Internal, Tier::Reserved, Tier::Priority, Tier::Default, Tier::Flex, Tier::Batch];
+
+    /// Place in [`Tier::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in configuration, reports and requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Internal => "internal",
+            Tier::Reserved => "reserved",
+            Tier::Priority => "priority",
+            Tier::Default => "default",
+            Tier::Flex => "flex",
+            Tier::Batch => "batch",
+        }
+    }
+
+    /// The tier of this name.
+    pub fn named(name: &str) -> Option<Tier> {
+        Tier::ALL.into_iter().find(|tier| tier.name() == name)
+    }
+}
+
+/// On whose behalf a sequence runs: a tier's capacity is shared between organisations, an organisation's share between
+/// its projects, by weight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenant {
+    /// The organisation's id.
+    pub org: String,
+    /// The project's id.
+    pub project: String,
+    /// The organisation's weight among organisations; at least 1.
+    pub org_weight: u32,
+    /// The project's weight among its organisation's projects; at least 1.
+    pub project_weight: u32,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self { org: String::new(), project: String::new(), org_weight: 1, project_weight: 1 }
+    }
+}
+
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -144,6 +192,8 @@ pub struct Request {
     pub salt: String,
     /// Service tier.
     pub tier: Tier,
+    /// Who it is for.
+    pub tenant: Tenant,
     /// The form that the answer must have; it ends when that is complete.
     pub grammar: Option<Grammar>,
 }

@@ -1,14 +1,21 @@
 //! Decides what each step computes. Pure: no clock, no I/O, no tensors; the same calls give the same steps.
 //!
-//! A step has one token budget. Running sequences that need one token come first, so that the time between tokens stays
-//! short; what is left goes to prompts in chunks, in order of service (tier, then arrival). When blocks run out, stalled
-//! and lower-ranked sequences lose theirs and are computed again later, mostly from the prefix cache.
+//! A step has one token budget, which the tiers take in order. Within a tier, running sequences that need one token come
+//! first, so that the time between tokens stays short; what is left goes to prompts in chunks, the tenant that has had
+//! least first ([`shares`]), and of a tenant in order of arrival. Lower tiers keep small in a step in which a higher one
+//! computes. When slots or blocks run out, stalled sequences, lower tiers and tenants too far ahead lose theirs
+//! ([`room`]) and are computed again later, mostly from the prefix cache.
 
-use std::collections::{BTreeMap, HashMap};
+mod room;
+mod shares;
 
-use crate::blocks::{BlockCounts, BlockId, BlockManager};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::blocks::{BlockCounts, BlockManager};
 use crate::config::EngineConfig;
+use crate::request::Tier;
 use crate::sequence::{Ending, NewSequence, Rank, SeqId, Sequence};
+use shares::{Contender, Place, Shares, contenders};
 
 /// Tokens of one sequence to compute in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +89,11 @@ pub struct Scheduler {
     waiting: BTreeMap<Rank, Sequence>,
     running: BTreeMap<Rank, Sequence>,
     ranks: HashMap<SeqId, Rank>,
+    shares: Shares,
+    /// By tier, steps in a row without a token although somebody wanted one.
+    starved: [u32; 6],
+    /// By tier, the sequence that goes first because its tier has starved.
+    overdue: [Option<SeqId>; 6],
     preemptions: u64,
 }
 
@@ -89,8 +101,10 @@ impl Scheduler {
     /// Nothing waits or runs; all blocks are free. `config` must be valid.
     pub fn new(config: EngineConfig) -> Self {
         let blocks = BlockManager::new(config.num_blocks, config.prefix_cache);
+        let shares = Shares::new(&config.sharing);
         let (waiting, running, ranks) = Default::default();
-        Self { config, blocks, waiting, running, ranks, preemptions: 0 }
+        let (starved, overdue) = Default::default();
+        Self { config, blocks, waiting, running, ranks, shares, starved, overdue, preemptions: 0 }
     }
 
     /// Puts a sequence into the waiting queue.
@@ -101,6 +115,7 @@ impl Scheduler {
         }
         let sequence = Sequence::new(new);
         let rank = sequence.rank();
+        self.shares.enter(&sequence);
         self.ranks.insert(sequence.id, rank);
         self.waiting.insert(rank, sequence);
         Ok(())
@@ -109,47 +124,93 @@ impl Scheduler {
     /// Removes a sequence and its hold on blocks, at once. False when it is not here.
     pub fn cancel(&mut self, id: SeqId) -> bool {
         let Some(rank) = self.ranks.remove(&id) else { return false };
-        if let Some(sequence) = self.running.remove(&rank) {
+        let running = self.running.remove(&rank);
+        if let Some(sequence) = running.or_else(|| self.waiting.remove(&rank)) {
             self.blocks.release(&sequence.blocks);
+            self.forget(&sequence);
         }
-        self.waiting.remove(&rank);
         true
+    }
+
+    fn forget(&mut self, sequence: &Sequence) {
+        self.shares.leave(sequence);
+        self.overdue[sequence.tier.index()].take_if(|id| *id == sequence.id);
     }
 
     /// The next step. Empty only when no sequence is ready.
     pub fn schedule(&mut self, ready: Ready) -> Step {
         let mut step = Step::default();
-        self.schedule_decodes(ready, &mut step);
-        self.schedule_prefills(ready, &mut step);
+        self.shares.begin();
+        self.serve_overdue(ready, &mut step);
+        for tier in Tier::ALL {
+            self.serve(tier, ready, &mut step);
+        }
+        self.note_wants(ready, &step);
         step
     }
 
-    fn schedule_decodes(&mut self, ready: Ready, step: &mut Step) {
-        let one_pending = self.running.values().filter(|seq| seq.pending() == 1 && ready(seq.id));
-        let ranks: Vec<Rank> = one_pending.map(Sequence::rank).collect();
+    /// Serves a tier: decodes, prompts, and last the decodes of tenants that are too far ahead of one that waits.
+    fn serve(&mut self, tier: Tier, ready: Ready, step: &mut Step) {
+        let of_tier = self.running.range((tier, SeqId(0))..=(tier, SeqId(u64::MAX))).map(|(_, seq)| seq);
+        let usable = of_tier.filter(|seq| ready(seq.id) && !self.is_overdue(seq.rank()));
+        let (decoding, prefilling): (Vec<_>, Vec<_>) = usable.partition(|seq| seq.pending() == 1);
+        let most = self.config.max_num_seqs.min(self.room(tier, step));
+        let waiting = self.shares.waiting(tier, most, |id| ready(id) && !self.is_overdue((tier, id)));
+        let is_far = |seq: &Sequence| waiting.iter().any(|(tenant, _)| self.shares.is_ahead(seq, tenant));
+        let (far, near): (Vec<_>, Vec<_>) = decoding.into_iter().partition(|seq| is_far(seq));
+        let (far, near) = (self.in_order(far), self.in_order(near));
+        let contenders = contenders(prefilling, waiting);
+        self.serve_decodes(near, ready, step);
+        if self.serve_prompts(tier, contenders, ready, step) {
+            self.serve_decodes(far, ready, step);
+        }
+    }
+
+    /// Tenants by what they have had, and the sequences of one by arrival.
+    fn in_order(&self, mut sequences: Vec<&Sequence>) -> Vec<Rank> {
+        sequences.sort_by_cached_key(|seq| self.order(seq));
+        sequences.into_iter().map(Sequence::rank).collect()
+    }
+
+    /// Place in the order of service.
+    fn order(&self, sequence: &Sequence) -> (Tier, Place, SeqId) {
+        (sequence.tier, self.shares.place(sequence), sequence.id)
+    }
+
+    fn serve_decodes(&mut self, ranks: Vec<Rank>, ready: Ready, step: &mut Step) {
+        let Some(first) = ranks.first() else { return };
+        let mut room = self.room(first.0, step);
         for rank in ranks {
-            // A better-ranked one may have taken its blocks meanwhile.
+            if room == 0 {
+                break;
+            }
+            // A better-placed one may have taken its blocks meanwhile.
             if self.running.contains_key(&rank) && self.grow(rank, ready, step) {
-                self.push_chunk(rank, 1, step);
+                room -= self.push_chunk(rank, 1, step);
             }
         }
     }
 
-    fn schedule_prefills(&mut self, ready: Ready, step: &mut Step) {
-        let mut budget = self.config.max_batched_tokens - step.tokens();
-        if !step.chunks.is_empty() {
-            budget = budget.min(self.config.prefill_chunk);
-        }
-        let prefilling = self.running.values().filter(|seq| seq.pending() > 1);
-        let candidates = prefilling.chain(self.waiting.values()).filter(|seq| ready(seq.id));
-        let mut ranks: Vec<Rank> = candidates.map(Sequence::rank).collect();
-        ranks.sort_unstable();
+    /// Serves prompts, each time of the tenant that has had least. False when tokens ran out before all that wait were
+    /// looked at.
+    fn serve_prompts(
+        &mut self,
+        tier: Tier,
+        mut contenders: Vec<Contender>,
+        ready: Ready,
+        step: &mut Step,
+    ) -> bool {
+        let mut budget = self.prompt_room(tier, step);
         let mut admitting = true;
-        for rank in ranks {
+        while let Some(rank) = self.shares.next(tier, &mut contenders) {
+            let waits = self.waiting.contains_key(&rank);
             if budget == 0 {
-                break;
+                if waits && admitting {
+                    return false;
+                }
+                continue;
             }
-            if self.waiting.contains_key(&rank) {
+            if waits {
                 // Who does not fit keeps the place: nobody behind it is admitted.
                 admitting = admitting && self.admit(rank, ready, step);
                 if !admitting {
@@ -158,129 +219,91 @@ impl Scheduler {
             }
             budget -= self.push_chunk(rank, budget, step);
         }
+        true
+    }
+
+    /// Tokens that a tier may still take: what higher tiers leave of the step, and no more than they suffer beside them.
+    fn room(&self, tier: Tier, step: &Step) -> usize {
+        let mut used = [0; 6];
+        for chunk in &step.chunks {
+            used[chunk.rank.0.index()] += chunk.len;
+        }
+        let mut room = self.config.max_batched_tokens - used.iter().sum::<usize>();
+        for higher in 0..tier.index() {
+            if used[higher] > 0 {
+                let below: usize = used[higher + 1..].iter().sum();
+                room = room.min(self.config.sharing.tiers[higher].yield_tokens.saturating_sub(below));
+            }
+        }
+        room
+    }
+
+    /// The same for prompts: chunks are small while others decode.
+    fn prompt_room(&self, tier: Tier, step: &Step) -> usize {
+        let is_decode = |chunk: &&Chunk| chunk.len == 1 && chunk.samples;
+        let room = self.room(tier, step);
+        if !step.chunks.iter().any(|chunk| is_decode(&chunk)) {
+            return room;
+        }
+        let prompts: usize =
+            step.chunks.iter().filter(|chunk| !is_decode(chunk)).map(|chunk| chunk.len).sum();
+        room.min(self.config.prefill_chunk.saturating_sub(prompts))
+    }
+
+    /// Serves, before all others, the first sequence of each tier that has starved, until it has generated a token.
+    fn serve_overdue(&mut self, ready: Ready, step: &mut Step) {
+        for tier in Tier::ALL {
+            let bound = self.config.sharing.tiers[tier.index()].starvation_steps;
+            let slot = self.overdue[tier.index()];
+            if slot.is_none() && bound > 0 && self.starved[tier.index()] >= bound {
+                self.overdue[tier.index()] = self.first_of(tier, ready);
+            }
+            let Some(id) = self.overdue[tier.index()].filter(|id| ready(*id)) else { continue };
+            let rank = (tier, id);
+            let budget = self.config.prefill_chunk.min(self.config.max_batched_tokens - step.tokens());
+            let runs = if self.waiting.contains_key(&rank) {
+                budget > 0 && self.admit(rank, ready, step)
+            } else {
+                self.running[&rank].pending() > 1 || self.grow(rank, ready, step)
+            };
+            if runs {
+                self.push_chunk(rank, budget, step);
+            }
+        }
+    }
+
+    fn first_of(&self, tier: Tier, ready: Ready) -> Option<SeqId> {
+        let all = (tier, SeqId(0))..=(tier, SeqId(u64::MAX));
+        let queues = self.running.range(all.clone()).chain(self.waiting.range(all));
+        let usable = queues.map(|(_, seq)| seq).filter(|seq| ready(seq.id));
+        usable.min_by_key(|seq| self.order(seq)).map(|seq| seq.id)
+    }
+
+    fn is_overdue(&self, rank: Rank) -> bool {
+        self.overdue[rank.0.index()] == Some(rank.1)
     }
 
     /// Adds up to `budget` pending tokens of a running sequence to the step; returns how many.
-    fn push_chunk(&self, rank: Rank, budget: usize, step: &mut Step) -> usize {
+    fn push_chunk(&mut self, rank: Rank, budget: usize, step: &mut Step) -> usize {
         let Some(seq) = self.running.get(&rank) else { return 0 };
         let len = seq.pending().min(budget);
-        step.chunks.push(Chunk { rank, start: seq.computed, len, samples: len == seq.pending() });
+        if len > 0 {
+            self.shares.charge(seq, seq.computed, len);
+            step.chunks.push(Chunk { rank, start: seq.computed, len, samples: len == seq.pending() });
+        }
         len
     }
 
-    /// Makes room for the next token of a running sequence. False when it had to give up its own blocks.
-    fn grow(&mut self, rank: Rank, ready: Ready, step: &mut Step) -> bool {
-        loop {
-            let Some(seq) = self.running.get_mut(&rank) else { return false };
-            if seq.computed < seq.blocks.len() * self.config.block_size {
-                return true;
-            }
-            if let Some(block) = self.blocks.allocate() {
-                seq.blocks.push(block);
-                return true;
-            }
-            let victim = self.victims(ready, |other| other > rank).next();
-            self.preempt(victim.unwrap_or(rank), step);
+    /// Remembers who was ready and got nothing.
+    fn note_wants(&mut self, ready: Ready, step: &Step) {
+        let served: HashSet<Rank> = step.chunks.iter().map(|chunk| chunk.rank).collect();
+        let unserved = self.running.values().filter(|seq| ready(seq.id) && !served.contains(&seq.rank()));
+        self.shares.end(unserved, ready);
+        for tier in Tier::ALL {
+            let has_work = step.chunks.iter().any(|chunk| chunk.rank.0 == tier);
+            let starved = &mut self.starved[tier.index()];
+            *starved = if has_work || !self.shares.is_wanting(tier) { 0 } else { starved.saturating_add(1) };
         }
-    }
-
-    /// Moves a waiting sequence to the running ones, with blocks for all its known tokens, if there is room or room can
-    /// be made by preempting lower tiers and stalled sequences.
-    fn admit(&mut self, rank: Rank, ready: Ready, step: &mut Step) -> bool {
-        let Some(mut seq) = self.waiting.remove(&rank) else { return false };
-        let admitted = self.make_room(&mut seq, ready, step);
-        match admitted {
-            Some(hits) => {
-                self.occupy(&mut seq, &hits);
-                if seq.cached_tokens.is_none() {
-                    let (prompt_tokens, cached_tokens) = (seq.prompt_len, seq.computed);
-                    seq.cached_tokens = Some(cached_tokens);
-                    step.started.push(Started { id: seq.id, prompt_tokens, cached_tokens });
-                }
-                self.running.insert(rank, seq);
-                true
-            }
-            None => {
-                self.waiting.insert(rank, seq);
-                false
-            }
-        }
-    }
-
-    /// The cached blocks to start from, once a slot and enough other blocks are available.
-    fn make_room(&mut self, seq: &mut Sequence, ready: Ready, step: &mut Step) -> Option<Vec<BlockId>> {
-        let mut possible = false;
-        loop {
-            let hits = self.find_prefix(seq);
-            let needed = seq.tokens.len().div_ceil(self.config.block_size) - hits.len();
-            let taken = hits.iter().filter(|id| self.blocks.is_unheld(**id)).count();
-            let available = self.blocks.available() - taken;
-            // Each running sequence keeps a block to grow into, else admission and preemption would take turns.
-            let fits = |running: usize, blocks: usize| {
-                running < self.config.max_num_seqs && needed + running <= blocks
-            };
-            if fits(self.running.len(), available) {
-                return Some(hits);
-            }
-            let victims: Vec<Rank> = self.victims(ready, |other| other.0 > seq.tier).collect();
-            if !possible {
-                let holds =
-                    victims.iter().filter_map(|rank| self.running.get(rank)).flat_map(|seq| &seq.blocks);
-                let freed = self.blocks.freed_by(holds, &hits);
-                possible = fits(self.running.len() - victims.len(), available + freed);
-            }
-            let victim = *victims.first().filter(|_| possible)?;
-            self.preempt(victim, step);
-        }
-    }
-
-    /// Blocks of computed prefixes that `seq` can share. The last token is always computed: its logits are needed.
-    fn find_prefix(&self, seq: &mut Sequence) -> Vec<BlockId> {
-        if !self.blocks.shares_prefixes() {
-            return Vec::new();
-        }
-        let size = self.config.block_size;
-        let full = (seq.tokens.len() - 1) / size;
-        let mut hits = Vec::new();
-        for i in 0..full {
-            let (hash, parent) = seq.hashes(i, size);
-            let Some(id) = self.blocks.find(hash, parent, &seq.tokens[i * size..(i + 1) * size]) else {
-                break;
-            };
-            hits.push(id);
-        }
-        hits
-    }
-
-    /// Takes the hits and allocates the other blocks of all known tokens.
-    fn occupy(&mut self, seq: &mut Sequence, hits: &[BlockId]) {
-        hits.iter().for_each(|id| self.blocks.share(*id));
-        seq.blocks = hits.to_vec();
-        seq.published = hits.len();
-        seq.computed = hits.len() * self.config.block_size;
-        while seq.blocks.len() < seq.tokens.len().div_ceil(self.config.block_size) {
-            seq.blocks.push(self.blocks.allocate().expect("room was made before"));
-        }
-    }
-
-    /// Running sequences that may be preempted, first to go first: stalled ones, then those that `outranked` names;
-    /// the lowest tier and youngest first.
-    fn victims(&self, ready: Ready, outranked: impl Fn(Rank) -> bool) -> impl Iterator<Item = Rank> {
-        let all = self.running.values().rev().map(|seq| (seq.rank(), ready(seq.id)));
-        let (active, stalled): (Vec<_>, Vec<_>) = all.partition(|(_, ready)| *ready);
-        let active = active.into_iter().filter(|(rank, _)| outranked(*rank)).collect::<Vec<_>>();
-        stalled.into_iter().chain(active).map(|(rank, _)| rank)
-    }
-
-    /// Takes a running sequence's blocks; it waits, with all its tokens, to be computed again.
-    fn preempt(&mut self, rank: Rank, step: &mut Step) {
-        let Some(mut seq) = self.running.remove(&rank) else { return };
-        self.blocks.release(&seq.blocks);
-        seq.blocks.clear();
-        (seq.computed, seq.published) = (0, 0);
-        self.waiting.insert(rank, seq);
-        step.chunks.retain(|chunk| chunk.rank != rank);
-        self.preemptions += 1;
     }
 
     /// Records that `step` was computed. `tokens` are those chosen for its sampling chunks, in order; `None` ends the
@@ -292,6 +315,7 @@ impl Scheduler {
             let token = if chunk.samples { tokens.next().flatten() } else { None };
             let Some(mut seq) = self.running.remove(&chunk.rank) else { continue };
             seq.computed = chunk.start + chunk.len;
+            seq.charged = seq.charged.max(seq.computed);
             self.publish(&mut seq);
             let ending = match token {
                 _ if !chunk.samples => None,
@@ -299,27 +323,18 @@ impl Scheduler {
                 None => Some(Ending::Failed),
             };
             if chunk.samples {
+                self.overdue[seq.tier.index()].take_if(|id| *id == seq.id);
                 outcomes.push(Outcome { id: seq.id, token, ending });
             }
             if ending.is_some() {
                 self.ranks.remove(&seq.id);
                 self.blocks.release(&seq.blocks);
+                self.forget(&seq);
             } else {
                 self.running.insert(chunk.rank, seq);
             }
         }
         outcomes
-    }
-
-    /// Lets others find the blocks that are full and computed.
-    fn publish(&mut self, seq: &mut Sequence) {
-        let size = self.config.block_size;
-        while self.blocks.shares_prefixes() && (seq.published + 1) * size <= seq.computed {
-            let i = seq.published;
-            let (hash, parent) = seq.hashes(i, size);
-            self.blocks.publish(seq.blocks[i], hash, parent, &seq.tokens[i * size..(i + 1) * size]);
-            seq.published += 1;
-        }
     }
 
     /// A running sequence.
@@ -332,6 +347,12 @@ impl Scheduler {
         (self.running.len(), self.waiting.len())
     }
 
+    /// Numbers of running and of waiting sequences of one tier.
+    pub fn tier_lengths(&self, tier: Tier) -> (usize, usize) {
+        let all = (tier, SeqId(0))..=(tier, SeqId(u64::MAX));
+        (self.running.range(all.clone()).count(), self.waiting.range(all).count())
+    }
+
     /// Numbers of blocks by state.
     pub fn block_counts(&self) -> BlockCounts {
         self.blocks.counts()
@@ -342,8 +363,10 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Proves that free + held + cached blocks = all, and that the holders are the running sequences.
+    /// Proves that free + held + cached blocks = all, that the holders are the running sequences, and that the lists of
+    /// those who wait are complete.
     pub fn check_integrity(&self) -> Result<(), String> {
-        self.blocks.check_integrity(self.running.values().flat_map(|seq| &seq.blocks))
+        self.blocks.check_integrity(self.running.values().flat_map(|seq| &seq.blocks))?;
+        self.shares.check(self.waiting.keys().copied(), self.ranks.len())
     }
 }

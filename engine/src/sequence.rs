@@ -1,13 +1,15 @@
 //! A request inside the scheduler: its tokens, how many are computed, the blocks that hold them.
 
+use std::sync::Arc;
+
 use crate::blocks::{BlockHash, BlockId};
-use crate::request::Tier;
+use crate::request::{Tenant, Tier};
 
 /// Number of a sequence, in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeqId(pub u64);
 
-/// Order of service: tier, then arrival. Smaller is served first.
+/// Tier and arrival: names a sequence, and orders those of one tenant. Smaller is served first.
 pub type Rank = (Tier, SeqId);
 
 /// What the scheduler must know of a request.
@@ -17,6 +19,8 @@ pub struct NewSequence {
     pub id: SeqId,
     /// Service tier.
     pub tier: Tier,
+    /// Whose share of the tier it uses.
+    pub tenant: Tenant,
     /// Prompt tokens, at least one.
     pub prompt: Vec<u32>,
     /// Prefixes are shared within one salt.
@@ -43,11 +47,14 @@ pub enum Ending {
 pub struct Sequence {
     pub(crate) id: SeqId,
     pub(crate) tier: Tier,
+    pub(crate) tenant: Arc<Tenant>,
     /// Prompt, then generated.
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_len: usize,
     /// Tokens whose keys and values are in the cache.
     pub(crate) computed: usize,
+    /// Tokens that its tenant was charged for or found in the prefix cache; computing them again is free.
+    pub(crate) charged: usize,
     /// Block `i` holds the tokens from `i * block_size`.
     pub(crate) blocks: Vec<BlockId>,
     /// Of `blocks`, how many others can find.
@@ -67,9 +74,11 @@ impl Sequence {
         Self {
             id: new.id,
             tier: new.tier,
+            tenant: Arc::new(new.tenant),
             prompt_len: new.prompt.len(),
             tokens: new.prompt,
             computed: 0,
+            charged: 0,
             blocks: Vec::new(),
             published: 0,
             cached_tokens: None,
@@ -80,7 +89,7 @@ impl Sequence {
         }
     }
 
-    /// Place in the order of service.
+    /// Its name in the scheduler.
     pub fn rank(&self) -> Rank {
         (self.tier, self.id)
     }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::event::{FinishReason, Stats};
 use crate::link::{Interest, Outlet, Update};
 use crate::mailbox::{Job, Mailbox};
+use crate::request::Tier;
 use crate::runner::Runner;
 use crate::sampler::{Choice, SampleError, Sampler};
 use crate::scheduler::{Scheduler, Step};
@@ -138,6 +139,9 @@ impl Worker {
             }
             Err(error) => self.fail(&step, &error.to_string()),
         }
+        for chunk in &step.chunks {
+            self.stats.tiers[chunk.rank.0.index()].computed_tokens += chunk.len as u64;
+        }
         self.stats.steps += 1;
         self.stats.last_step_us = began.elapsed().as_micros() as u64;
         true
@@ -182,6 +186,9 @@ impl Worker {
         let tokens: Vec<_> =
             choices.iter().map(|choice| choice.as_ref().ok().map(|choice| choice.token)).collect();
         let outcomes = self.scheduler.commit(step, &tokens);
+        for chunk in step.chunks.iter().filter(|chunk| chunk.samples) {
+            self.stats.tiers[chunk.rank.0.index()].generated_tokens += 1;
+        }
         for (outcome, choice) in outcomes.into_iter().zip(choices) {
             let (mut failure, mut complete) = (String::new(), false);
             match (choice, self.live.get_mut(&outcome.id)) {
@@ -224,6 +231,10 @@ impl Worker {
     fn report(&mut self) {
         let (running, waiting) = self.scheduler.queue_lengths();
         let blocks = self.scheduler.block_counts();
+        for tier in Tier::ALL {
+            let stats = &mut self.stats.tiers[tier.index()];
+            (stats.running, stats.waiting) = self.scheduler.tier_lengths(tier);
+        }
         self.stats.running = running;
         self.stats.waiting = waiting;
         self.stats.free_blocks = blocks.free;

@@ -1,6 +1,7 @@
 //! Integration tests of the engine.
 
 mod failures;
+mod fairness;
 mod golden;
 mod grammar;
 mod scheduler_properties;

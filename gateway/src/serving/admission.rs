@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tier};
+use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tenant, Tier};
 
 use super::funds::Funds;
 use super::inflight::Opening;
@@ -158,6 +158,11 @@ impl Serving {
         plan: &Plan,
     ) -> Result<Streams, AdmitError> {
         let mut streams = Streams::default();
+        let tenant = Tenant {
+            org: job.identity.org_id.clone(),
+            project: job.identity.project_id.clone(),
+            ..Tenant::default()
+        };
         for (prompt, &max_tokens) in prompts.into_iter().zip(&plan.max_tokens) {
             for _ in 0..job.n {
                 let mut sampling = job.sampling.clone();
@@ -169,6 +174,7 @@ impl Serving {
                     stop: Stop { max_tokens, ..job.stop.clone() },
                     salt: job.identity.org_id.clone(),
                     tier: Tier::Default,
+                    tenant: tenant.clone(),
                     grammar: None,
                 };
                 let stream = engine.submit(request).map_err(|source| {
