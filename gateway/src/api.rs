@@ -22,6 +22,7 @@ use self::body::BodyLimits;
 use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::Accounts;
 use crate::config::{Config, Limits};
+use crate::guard::Guard;
 use crate::responses::{Background, Store};
 use crate::serving::{Serving, unix_ms};
 
@@ -39,6 +40,8 @@ pub struct Api {
     pub background: Background,
     /// When the model was loaded, Unix seconds.
     pub created: u64,
+    /// Content rules.
+    pub guard: Guard,
     /// Bounds of request fields.
     pub limits: Limits,
     /// Bounds of request bodies.
@@ -55,6 +58,7 @@ impl Api {
         serving: Arc<Serving>,
         responses: Arc<Store>,
         engine: Engine,
+        guard: Guard,
         config: &Config,
     ) -> Self {
         let body = BodyLimits {
@@ -69,6 +73,7 @@ impl Api {
             responses,
             background: Background::default(),
             created: unix_ms() / 1_000,
+            guard,
             limits: config.limits.clone(),
             body,
         }

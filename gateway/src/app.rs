@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use crate::api::Shared;
 use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
-use crate::api::openai::{chat, completions, models};
+use crate::api::openai::{chat, completions, models, moderations};
 use crate::api::responses;
 use crate::metrics::Sample;
 use layers::{HeaderLimits, Observed};
@@ -32,6 +32,7 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/moderations", post(moderations::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         // Both in the same shape as every other refusal; axum adds `Allow`.

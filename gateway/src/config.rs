@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::{MoneyError, RateCard};
 
+mod guard;
 mod load;
 mod money;
 mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
 pub use sections::{
     Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, ResponsesSection, Server, bounds,
@@ -36,6 +38,8 @@ pub struct Config {
     pub model: ModelSection,
     /// Prices and budgets.
     pub money: Money,
+    /// Content rules.
+    pub guard: GuardSection,
     /// Where state lives.
     pub data: Data,
     /// The ledger's writer.
@@ -132,6 +136,7 @@ impl Config {
         self.engine.check_bounds()?;
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
+        self.guard.validate()?;
         if !self.engine.block_size.is_power_of_two() {
             return Err(invalid("engine.block_size", &self.engine.block_size, "must be a power of two"));
         }

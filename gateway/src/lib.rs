@@ -1,7 +1,7 @@
 //! Spillway's gateway: HTTP, identity, limits and money around the engine.
 //!
 //! It knows nothing of tensors, blocks or devices. Modules form a row and each uses only those before it:
-//! `civil`, `money`, `config` < `accounts`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
+//! `civil`, `money`, `config` < `accounts`, `guard`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -10,6 +10,7 @@ pub mod app;
 pub mod civil;
 pub mod cli;
 pub mod config;
+pub mod guard;
 pub mod ledger;
 pub mod limits;
 pub mod metrics;

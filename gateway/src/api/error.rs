@@ -94,6 +94,8 @@ table! {
     EmptyString => 400 "invalid_request_error" "empty_string" No;
     /// An object with too many entries.
     ObjectTooLarge => 400 "invalid_request_error" "object_above_max_properties" No;
+    /// A prompt that breaks one of the operator's content rules.
+    ContentPolicy => 400 "invalid_request_error" "content_policy_violation" No;
     /// A prompt without tokens.
     EmptyPrompt => 400 "invalid_request_error" "empty_prompt" No;
     /// More tokens than the model takes.

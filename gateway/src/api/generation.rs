@@ -23,9 +23,10 @@ use serde_json::Value;
 
 use super::Shared;
 use super::auth::Caller;
-use super::error::ApiResult;
+use super::error::{ApiError, ApiResult, Code};
 use super::fields::unsupported;
 use super::scope::random;
+use crate::guard::Guard;
 use crate::serving::{AdmitError, Job, PromptInput, WireState};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
@@ -167,6 +168,7 @@ impl Generation {
         let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
         sampling.logprobs = self.logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
+        self.screen(&api.guard, engine)?;
         let choices = self.choices();
         let job = Job {
             request_id: caller.scope.request_id.clone(),
@@ -182,7 +184,27 @@ impl Generation {
             arrived: caller.scope.arrived,
         };
         let flight = caller.admit(api, engine, job).await?;
-        Ok(Run::new(flight, choices))
+        Ok(Run::new(flight, choices, api.guard.output()))
+    }
+
+    /// Refuses what the operator's content rules forbid.
+    fn screen(&self, guard: &Guard, engine: &Engine) -> ApiResult<()> {
+        if self.logprobs.is_some() && guard.output().is_some() {
+            let message =
+                "Answers are screened here, so log probabilities are not told. Leave out 'logprobs'.";
+            return Err(ApiError::param(Code::UnsupportedValue, "logprobs", message));
+        }
+        if !guard.screens_input() {
+            return Ok(());
+        }
+        for prompt in &self.prompts {
+            if let Some(rule) = guard.refuses(&prompt.text(engine.tokenizer())) {
+                let message =
+                    format!("The prompt breaks this server's content rule '{rule}'. Nothing was charged.");
+                return Err(ApiError::param(Code::ContentPolicy, prompt.field(), message));
+            }
+        }
+        Ok(())
     }
 
     /// Choices over all prompts.

@@ -71,6 +71,7 @@ const ROUTES: &[&str] = &[
     "/v1/responses/{id}/input_items",
     "/v1/models",
     "/v1/models/{*id}",
+    "/v1/moderations",
 ];
 
 /// Turns a panic into a 500, and notes the route.

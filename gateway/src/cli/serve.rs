@@ -15,6 +15,7 @@ use crate::accounts::{Accounts, NewKey};
 use crate::api::Api;
 use crate::app;
 use crate::config::{Config, make_private_dir};
+use crate::guard::Guard;
 use crate::ledger::Ledger;
 use crate::responses::Store;
 use crate::server::{self, Options, Signals};
@@ -47,7 +48,8 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
     let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
-    let api = Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), &config));
+    let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
+    let api = Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), guard, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;

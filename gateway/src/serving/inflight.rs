@@ -126,6 +126,11 @@ impl InFlight {
         self.streams.unfinished().collect()
     }
 
+    /// Ends one choice; what it generated until now counts.
+    pub fn close(&mut self, choice: usize) {
+        self.streams.close(choice);
+    }
+
     /// The next thing to tell. After [`Step::Done`] or [`Step::Cut`] call [`settle`](Self::settle) or
     /// [`cut`](Self::cut).
     pub async fn next(&mut self) -> Step {

@@ -1,7 +1,7 @@
 //! Text to tokens: short prompts at once, long ones on a blocking thread, hopeless ones not at all.
 
 use engine::Engine;
-use models::{Conversation, TemplateError};
+use models::{Conversation, TemplateError, Tokenizer};
 
 use super::AdmitError;
 
@@ -21,10 +21,26 @@ pub enum PromptInput {
 
 impl PromptInput {
     /// The request's field it came in.
-    fn field(&self) -> &'static str {
+    pub fn field(&self) -> &'static str {
         match self {
             PromptInput::Chat(_) => "messages",
             PromptInput::Text(_) | PromptInput::Tokens(_) => "prompt",
+        }
+    }
+
+    /// Everything it says, one text after the other.
+    pub fn text(&self, tokenizer: &Tokenizer) -> String {
+        match self {
+            PromptInput::Chat(chat) => {
+                let texts: Vec<&str> = chat.messages.iter().map(|message| message.content.as_str()).collect();
+                texts.join("\n")
+            }
+            PromptInput::Text(text) => text.clone(),
+            PromptInput::Tokens(tokens) => {
+                let known = tokens.iter().filter(|&&token| (token as usize) < tokenizer.vocab_size());
+                let bytes: Vec<u8> = known.flat_map(|&token| tokenizer.token_bytes(token)).copied().collect();
+                String::from_utf8_lossy(&bytes).into_owned()
+            }
         }
     }
 

@@ -62,6 +62,7 @@ impl Message {
             Ending::Stop(None) => ("end_turn", None),
             Ending::Stop(Some(text)) => ("stop_sequence", Some(text.as_str())),
             Ending::ToolCalls => ("tool_use", None),
+            Ending::ContentFilter => ("refusal", None),
             Ending::Length if tokens.output < self.max_tokens && tokens.total() >= self.context as u64 => {
                 ("model_context_window_exceeded", None)
             }

@@ -62,6 +62,8 @@ pub enum Ending {
     Length,
     /// It called tools and waits for their answers.
     ToolCalls,
+    /// A content rule of the operator.
+    ContentFilter,
 }
 
 impl Ending {

@@ -98,10 +98,18 @@ impl Surface for Chat {
     }
 
     fn end(&mut self, choice: usize, rest: &Piece, ending: &Ending) -> Bytes {
-        let logprobs = self.logprobs(&rest.logprobs).filter(|logprobs| !logprobs.content.is_empty());
-        let delta = ChatDelta::default();
         let finish_reason = Some(finish_reason(ending));
-        self.chunk(ChatChunkChoice { index: choice, delta, logprobs, finish_reason })
+        let last = |logprobs| ChatChunkChoice {
+            index: choice,
+            delta: ChatDelta::default(),
+            logprobs,
+            finish_reason,
+        };
+        if rest.parts.is_empty() {
+            let logprobs = self.logprobs(&rest.logprobs).filter(|logprobs| !logprobs.content.is_empty());
+            return self.chunk(last(logprobs));
+        }
+        [self.piece(choice, rest), self.chunk(last(None))].concat().into()
     }
 
     fn close(&mut self, receipt: &Receipt) -> Bytes {

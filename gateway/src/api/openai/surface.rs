@@ -102,6 +102,7 @@ pub fn finish_reason(ending: &Ending) -> &'static str {
         Ending::Stop(_) => "stop",
         Ending::Length => "length",
         Ending::ToolCalls => "tool_calls",
+        Ending::ContentFilter => "content_filter",
     }
 }
 

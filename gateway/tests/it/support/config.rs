@@ -56,6 +56,12 @@ impl Config {
         self
     }
 
+    /// Adds tables in TOML as they stand.
+    pub(crate) fn table(mut self, toml: &str) -> Self {
+        self.tail.push_str(toml);
+        self
+    }
+
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         for (section, keys) in &self.sections {

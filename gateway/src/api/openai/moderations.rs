@@ -1,0 +1,102 @@
+//! `POST /v1/moderations`: the operator's content rules as categories. Free of charge.
+
+use axum::Json as Answer;
+use axum::extract::{Request, State};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::api::Shared;
+use crate::api::auth::Caller;
+use crate::api::body::read_json;
+use crate::api::error::ApiResult;
+use crate::api::fields::{Fields, array_of, not_empty, unsupported, wrong_type};
+use crate::api::json::Json;
+use crate::guard::Guard;
+
+const MAX_MODEL_BYTES: usize = 256;
+/// Most texts of a request, as the public API allows.
+const MAX_INPUTS: usize = 2_048;
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub struct Moderation {
+    id: String,
+    model: &'static str,
+    results: Vec<Verdict>,
+}
+
+/// What was found in one text.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    flagged: bool,
+    categories: Map<String, Value>,
+    /// 1 or 0: rules match or they do not.
+    category_scores: Map<String, Value>,
+    category_applied_input_types: Map<String, Value>,
+}
+
+/// Searches each text for every rule.
+pub async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    request: Request,
+) -> ApiResult<Answer<Moderation>> {
+    let (parts, body) = request.into_parts();
+    let body = read_json(&parts.headers, body, api.body).await?;
+    let texts = read(body)?;
+    let results = texts.iter().map(|text| verdict(&api.guard, text)).collect();
+    let id = format!("modr-{}", caller.scope.suffix());
+    Ok(Answer(Moderation { id, model: "content-rules", results }))
+}
+
+fn verdict(guard: &Guard, text: &str) -> Verdict {
+    let mut verdict = Verdict {
+        flagged: false,
+        categories: Map::new(),
+        category_scores: Map::new(),
+        category_applied_input_types: Map::new(),
+    };
+    for (name, matches) in guard.categories(text) {
+        verdict.flagged |= matches;
+        verdict.categories.insert(name.to_owned(), matches.into());
+        verdict.category_scores.insert(name.to_owned(), u8::from(matches).into());
+        verdict.category_applied_input_types.insert(name.to_owned(), json!(["text"]));
+    }
+    verdict
+}
+
+fn read(body: Json) -> ApiResult<Vec<String>> {
+    let mut fields = Fields::root(body)?;
+    // There is one set of rules, whatever model a client asks for.
+    fields.string("model", MAX_MODEL_BYTES)?;
+    let input = fields.take("input");
+    let input = fields.required("input", input)?;
+    fields.finish(&[])?;
+    match input {
+        Json::String(text) => Ok(vec![text.into_string()]),
+        Json::Array(items) => {
+            let items = array_of("input", Json::Array(items), MAX_INPUTS)?;
+            not_empty("input", &items)?;
+            items.into_iter().enumerate().map(|(i, item)| text(item, &format!("input[{i}]"))).collect()
+        }
+        other => Err(wrong_type("input", "a string or an array of strings", &other)),
+    }
+}
+
+fn text(item: Json, path: &str) -> ApiResult<String> {
+    match item {
+        Json::String(text) => Ok(text.into_string()),
+        Json::Object(_) => {
+            let mut part = Fields::nested(item, path)?;
+            let kind = part.string("type", 64)?;
+            if part.required("type", kind)? != "text" {
+                return Err(unsupported(&part.path("type")));
+            }
+            let text = part.string("text", usize::MAX)?;
+            let text = part.required("text", text)?;
+            part.finish(&[])?;
+            Ok(text)
+        }
+        other => Err(wrong_type(path, "a string or a text part", &other)),
+    }
+}
