@@ -8,6 +8,8 @@ pub enum Event {
         /// Prompt tokens that were found in the prefix cache.
         cached_tokens: u32,
     },
+    /// Log probabilities of the next prompt tokens, where asked for; all of them come before the first delta.
+    Prompt(Vec<TokenLogprob>),
     /// More text.
     Delta(Delta),
     /// The end; exactly once, last.

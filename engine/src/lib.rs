@@ -123,10 +123,11 @@ impl Engine {
         let ending: Vec<u32> = own.chain(&stop.token_ids).copied().collect();
         let params =
             StreamParams { prompt_tokens: prompt.len() as u32, min_tokens: sampling.min_tokens, stop };
+        let scores = sampling.prompt_logprobs.is_some();
         let constraint = grammar.map(|grammar| grammar.begin(ending.clone()));
         let sampler = sampler::Sampler::new(sampling, &prompt, ending.clone()).constrained(constraint);
         // The mailbox gives the number.
-        let sequence = NewSequence { id: SeqId(0), tier, tenant, prompt, salt, max_len, ending };
+        let sequence = NewSequence { id: SeqId(0), tier, tenant, prompt, salt, max_len, ending, scores };
         let (outlet, inlet) = link::link(self.inner.config.stream_capacity);
         self.inner.mailbox.post(Job { sequence, sampler, outlet })?;
         Ok(TokenStream::new(inlet, Arc::clone(&self.inner.mailbox), &self.inner.tokenizer, params))
@@ -147,7 +148,7 @@ impl Engine {
         {
             return Err(SubmitError::UnknownToken { token: *token, vocab });
         }
-        if stop.max_tokens == 0 {
+        if stop.max_tokens == 0 && request.sampling.prompt_logprobs.is_none() {
             return Err(SubmitError::NoTokens);
         }
         if let Some((name, value, bounds)) = request.sampling.out_of_bounds() {
@@ -160,8 +161,8 @@ impl Engine {
             return Err(SubmitError::StopString { bytes: text.len(), limit: MAX_STOP_BYTES });
         }
         let max_len = prompt.len().saturating_add(stop.max_tokens as usize).min(context_len);
-        // The last token is never computed.
-        let needed = (max_len - 1).div_ceil(config.block_size);
+        // The last token is never computed, unless it is the prompt's.
+        let needed = (max_len - 1).max(prompt.len()).div_ceil(config.block_size);
         if needed > config.num_blocks {
             return Err(SubmitError::TooManyBlocks { needed, limit: config.num_blocks });
         }

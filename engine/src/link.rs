@@ -16,6 +16,7 @@ pub(crate) enum Update {
     Started {
         cached_tokens: u32,
     },
+    Prompt(Vec<TokenLogprob>),
     Token {
         token: u32,
         logprob: Option<TokenLogprob>,
@@ -66,7 +67,8 @@ pub(crate) fn link(capacity: usize) -> (Outlet, Inlet) {
 }
 
 impl Outlet {
-    /// Whether a step may send a start and a token. Once it may not, half of the channel must be free first.
+    /// Whether a step may send a start and a token, or log probabilities of the prompt and a token; all three at once
+    /// only into an empty channel. Once it may not, half of the channel must be free first.
     pub(crate) fn is_ready(&self) -> bool {
         let (free, all) = (self.sender.capacity(), self.sender.max_capacity());
         if self.state.stalled.load(Ordering::SeqCst) {

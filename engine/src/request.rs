@@ -98,6 +98,9 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Report log probabilities, with so many of the likeliest alternatives (0 = the chosen token only).
     pub logprobs: Option<u8>,
+    /// Report the log probability of each prompt token but the first, too. The whole prompt is computed for it: what is
+    /// in the prefix cache has no logits any more.
+    pub prompt_logprobs: Option<u8>,
     /// Ending tokens are impossible, and stop strings not looked for, before so many tokens.
     pub min_tokens: u32,
     /// The model's own ending tokens do not end the sequence.
@@ -117,6 +120,7 @@ impl Default for SamplingParams {
             logit_bias: Vec::new(),
             seed: 0,
             logprobs: None,
+            prompt_logprobs: None,
             min_tokens: 0,
             ignore_eos: false,
         }
@@ -157,6 +161,12 @@ impl SamplingParams {
                 self.logprobs <= Some(MAX_LOGPROBS),
                 "up to 20",
             ),
+            (
+                "prompt_logprobs",
+                f32::from(self.prompt_logprobs.unwrap_or(0)),
+                self.prompt_logprobs <= Some(MAX_LOGPROBS),
+                "up to 20",
+            ),
             ("logit_bias", bias.unwrap_or(0.0), bias.is_none(), "finite"),
         ];
         checks
@@ -169,7 +179,7 @@ impl SamplingParams {
 /// When a sequence ends, besides the model's own ending tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
-    /// Most tokens to generate; at least 1.
+    /// Most tokens to generate; 0 only with [`SamplingParams::prompt_logprobs`].
     pub max_tokens: u32,
     /// Texts that end the sequence wherever they appear, also across token borders.
     pub strings: Vec<String>,

@@ -26,7 +26,8 @@ impl Runner {
         self.model.config().vocab
     }
 
-    /// Computes the step in one pass; `[sampling chunks, vocab]` logits, row by row.
+    /// Computes the step in one pass; logits row by row, of each chunk those that score its prompt and then those
+    /// that its next token is chosen from.
     pub(crate) fn run(&self, scheduler: &Scheduler, step: &Step) -> Result<Vec<f32>> {
         let batch = self.batch(scheduler, step);
         let logits = self.model.forward(&batch, &self.cache)?;
@@ -57,6 +58,8 @@ impl Runner {
             meta.block_table.resize(row_end, 0);
             meta.context_len.push(end as u32);
             meta.query_start.push(token_ids.len() as u32);
+            let row = |position: usize| (token_ids.len() - (end - position)) as u32;
+            logits_at.extend(seq.to_score(chunk.start, chunk.len).map(row));
             if chunk.samples {
                 logits_at.push(token_ids.len() as u32 - 1);
             }

@@ -115,6 +115,13 @@ impl Sampler {
         Ok(Choice { token, logprob })
     }
 
+    /// The log probability of a prompt token by the logits `[vocab]` at the token before it.
+    pub fn score(&self, logits: &[f32], token: u32) -> Result<TokenLogprob, SampleError> {
+        let alternatives = self.params.prompt_logprobs.unwrap_or(0);
+        let ranking = filter::Ranking::new(logits, max_of(logits)?, alternatives.into());
+        Ok(ranking.report(token, logits[token as usize]))
+    }
+
     /// Records a chosen token.
     pub fn observe(&mut self, token: u32) {
         self.generated += 1;

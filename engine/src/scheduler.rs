@@ -286,12 +286,22 @@ impl Scheduler {
     /// Adds up to `budget` pending tokens of a running sequence to the step; returns how many.
     fn push_chunk(&mut self, rank: Rank, budget: usize, step: &mut Step) -> usize {
         let Some(seq) = self.running.get(&rank) else { return 0 };
-        let len = seq.pending().min(budget);
+        let mut len = seq.pending().min(budget);
+        if seq.is_scoring() {
+            len = len.min(self.scoring_room(step));
+        }
         if len > 0 {
             self.shares.charge(seq, seq.computed, len);
             step.chunks.push(Chunk { rank, start: seq.computed, len, samples: len == seq.pending() });
         }
         len
+    }
+
+    /// Tokens that may still be scored in a step: each takes a whole row of logits, so there are few at a time.
+    fn scoring_room(&self, step: &Step) -> usize {
+        let is_scoring = |chunk: &&Chunk| self.running.get(&chunk.rank).is_some_and(Sequence::is_scoring);
+        let taken: usize = step.chunks.iter().filter(is_scoring).map(|chunk| chunk.len).sum();
+        self.config.prefill_chunk.saturating_sub(taken)
     }
 
     /// Remembers who was ready and got nothing.
@@ -316,6 +326,7 @@ impl Scheduler {
             let Some(mut seq) = self.running.remove(&chunk.rank) else { continue };
             seq.computed = chunk.start + chunk.len;
             seq.charged = seq.charged.max(seq.computed);
+            seq.note_scored();
             self.publish(&mut seq);
             let ending = match token {
                 _ if !chunk.samples => None,

@@ -1,5 +1,6 @@
 //! A request inside the scheduler: its tokens, how many are computed, the blocks that hold them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::blocks::{BlockHash, BlockId};
@@ -25,10 +26,12 @@ pub struct NewSequence {
     pub prompt: Vec<u32>,
     /// Prefixes are shared within one salt.
     pub salt: String,
-    /// Prompt and generated tokens together at which the sequence ends; above the prompt's length.
+    /// Prompt and generated tokens together at which the sequence ends; the prompt's length where it is only scored.
     pub max_len: usize,
     /// Tokens that end the sequence.
     pub ending: Vec<u32>,
+    /// The log probabilities of the prompt are wanted.
+    pub scores: bool,
 }
 
 /// Why the scheduler ended a sequence.
@@ -61,6 +64,8 @@ pub struct Sequence {
     pub(crate) published: usize,
     /// Set at the first admission: prompt tokens found in the prefix cache.
     pub(crate) cached_tokens: Option<usize>,
+    /// Prompt tokens whose log probability is known or not wanted; the first one has none.
+    scored: usize,
     root: BlockHash,
     /// Hashes of the full blocks of `tokens`; they depend on the tokens alone.
     chain: Vec<BlockHash>,
@@ -76,6 +81,7 @@ impl Sequence {
             tier: new.tier,
             tenant: Arc::new(new.tenant),
             prompt_len: new.prompt.len(),
+            scored: if new.scores { 1 } else { new.prompt.len() },
             tokens: new.prompt,
             computed: 0,
             charged: 0,
@@ -112,6 +118,22 @@ impl Sequence {
     /// Tokens in the cache.
     pub fn computed(&self) -> usize {
         self.computed
+    }
+
+    /// Whether log probabilities of the prompt are still missing.
+    pub(crate) fn is_scoring(&self) -> bool {
+        self.scored < self.prompt_len
+    }
+
+    /// Of `len` positions from `start`, those whose logits are wanted because they judge the prompt token that follows.
+    pub(crate) fn to_score(&self, start: usize, len: usize) -> Range<usize> {
+        let from = start.max(self.scored - 1);
+        from..(start + len).min(self.prompt_len - 1).max(from)
+    }
+
+    /// Records that what is computed was scored.
+    pub(crate) fn note_scored(&mut self) {
+        self.scored = self.scored.max((self.computed + 1).min(self.prompt_len));
     }
 
     /// Tokens that must be computed before the next one can be chosen; at least 1.

@@ -97,6 +97,7 @@ impl TokenStream {
                 self.events.push_back(Event::Started { cached_tokens });
                 return;
             }
+            Update::Prompt(logprobs) => return self.events.push_back(Event::Prompt(logprobs)),
             Update::Token { token, logprob, ends } => (token, logprob, ends),
         };
         self.usage.completion_tokens += 1;

@@ -20,6 +20,8 @@ use crate::sequence::{Ending, SeqId};
 struct Live {
     sampler: Sampler,
     outlet: Outlet,
+    /// Only its prompt is scored: nothing is generated.
+    is_silent: bool,
 }
 
 /// Owns model, cache and scheduler.
@@ -73,7 +75,8 @@ impl Worker {
     fn accept(&mut self, jobs: Vec<Job>) {
         for Job { sequence, sampler, outlet } in jobs {
             let id = sequence.id;
-            self.live.insert(id, Live { sampler, outlet });
+            let is_silent = sequence.max_len == sequence.prompt.len();
+            self.live.insert(id, Live { sampler, outlet, is_silent });
             if self.broken {
                 self.end(id, FinishReason::Error("engine is unhealthy".to_owned()));
             } else if let Err(full) = self.scheduler.add(sequence) {
@@ -134,8 +137,15 @@ impl Worker {
         self.announce(&step);
         match self.compute(&step) {
             Ok(mut logits) => {
+                let failed = self.score(&step, &mut logits);
                 let choices = self.choose(&step, &mut logits);
+                for (id, error) in &failed {
+                    self.end(*id, FinishReason::Error(error.to_string()));
+                }
                 self.deliver(&step, choices);
+                for (id, _) in failed {
+                    self.scheduler.cancel(id);
+                }
             }
             Err(error) => self.fail(&step, &error.to_string()),
         }
@@ -171,6 +181,38 @@ impl Worker {
         })
     }
 
+    /// Takes out of `logits` the rows that score prompts, and tells what they say; returns the sequences where they say
+    /// nothing.
+    fn score(&self, step: &Step, logits: &mut Vec<f32>) -> Vec<(SeqId, SampleError)> {
+        let vocab = self.runner.vocab();
+        let sampling = step.chunks.iter().filter(|chunk| chunk.samples).count();
+        if logits.len() == sampling * vocab {
+            return Vec::new();
+        }
+        let mut rows = logits.chunks(vocab);
+        let (mut rest, mut failed) = (Vec::with_capacity(sampling * vocab), Vec::new());
+        for chunk in &step.chunks {
+            let id = chunk.rank.1;
+            let (Some(seq), Some(live)) = (self.scheduler.running(chunk.rank), self.live.get(&id)) else {
+                continue;
+            };
+            let scored = seq.to_score(chunk.start, chunk.len);
+            let tokens = &seq.tokens()[scored.start + 1..scored.end + 1];
+            let scored: Vec<_> = rows.by_ref().take(tokens.len()).zip(tokens).collect();
+            let scores = scored.par_iter().map(|(row, token)| live.sampler.score(row, **token));
+            match scores.collect::<Result<Vec<_>, _>>() {
+                Ok(scores) if scores.is_empty() => {}
+                Ok(scores) => live.outlet.send(Update::Prompt(scores)),
+                Err(error) => failed.push((id, error)),
+            }
+            if chunk.samples {
+                rest.extend(rows.next().into_iter().flatten());
+            }
+        }
+        *logits = rest;
+        failed
+    }
+
     /// The next token of each sampling chunk, in order.
     fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
         let samplers =
@@ -190,6 +232,12 @@ impl Worker {
             self.stats.tiers[chunk.rank.0.index()].generated_tokens += 1;
         }
         for (outcome, choice) in outcomes.into_iter().zip(choices) {
+            if self.live.get(&outcome.id).is_some_and(|live| live.is_silent) {
+                let reason = choice
+                    .map_or_else(|error| FinishReason::Error(error.to_string()), |_| FinishReason::Length);
+                self.end(outcome.id, reason);
+                continue;
+            }
             let (mut failure, mut complete) = (String::new(), false);
             match (choice, self.live.get_mut(&outcome.id)) {
                 (Ok(Choice { token, logprob }), Some(live)) => {

@@ -11,6 +11,7 @@ const GREEDY: SamplingParams = SamplingParams {
     logit_bias: Vec::new(),
     seed: 0,
     logprobs: None,
+    prompt_logprobs: None,
     min_tokens: 0,
     ignore_eos: false,
 };

@@ -82,7 +82,8 @@ impl Scheduler {
 
     /// Blocks of computed prefixes that `seq` can share. The last token is always computed: its logits are needed.
     fn find_prefix(&self, seq: &mut Sequence) -> Vec<BlockId> {
-        if !self.blocks.shares_prefixes() {
+        // A prefix that another has computed has left no logits to score it with.
+        if !self.blocks.shares_prefixes() || seq.is_scoring() {
             return Vec::new();
         }
         let size = self.config.block_size;

@@ -65,6 +65,7 @@ impl Market {
             salt: String::new(),
             max_len: prompt + max_tokens,
             ending: Vec::new(),
+            scores: false,
         };
         self.scheduler.add(new).expect("the queue has room");
         let arrived = self.steps;

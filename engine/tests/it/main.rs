@@ -5,6 +5,7 @@ mod fairness;
 mod golden;
 mod grammar;
 mod scheduler_properties;
+mod scoring;
 mod streams;
 mod submit;
 mod support;

@@ -169,6 +169,7 @@ impl Simulation {
             salt: salt.to_string(),
             max_len,
             ending: vec![ENDING],
+            scores: id.0.is_multiple_of(5),
         };
         let full = self.known.len() >= self.config.max_live();
         prop_assert_eq!(self.scheduler.add(new).is_err(), full);
@@ -321,6 +322,7 @@ fn new(id: u64, tier: Tier, prompt: Vec<u32>) -> NewSequence {
         salt: String::new(),
         max_len,
         ending: vec![],
+        scores: false,
     }
 }
 

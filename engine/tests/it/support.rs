@@ -11,6 +11,7 @@ pub(crate) struct Said {
     pub(crate) deltas: Vec<String>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) logprobs: Vec<TokenLogprob>,
+    pub(crate) prompt: Vec<TokenLogprob>,
     pub(crate) finish: Finish,
 }
 
@@ -21,6 +22,7 @@ pub(crate) async fn listen(mut stream: TokenStream) -> Said {
         deltas: Vec::new(),
         tokens: Vec::new(),
         logprobs: Vec::new(),
+        prompt: Vec::new(),
         finish: Finish {
             reason: engine::FinishReason::Cancelled,
             usage: Default::default(),
@@ -34,6 +36,10 @@ pub(crate) async fn listen(mut stream: TokenStream) -> Said {
                 assert!(!started && said.deltas.is_empty(), "started once, first");
                 assert_eq!(cached_tokens, stream.cached_tokens());
                 started = true;
+            }
+            Event::Prompt(logprobs) => {
+                assert!(started && said.deltas.is_empty(), "the prompt comes between start and text");
+                said.prompt.extend(logprobs);
             }
             Event::Delta(delta) => {
                 assert!(started, "no delta before the start");

@@ -40,7 +40,7 @@ pub struct Generation {
     pub prompts: Vec<PromptInput>,
     /// Choices per prompt; at least 1.
     pub n: u32,
-    /// Wanted output limit per choice; absent: the rest of the context.
+    /// Wanted output limit per choice; absent: the rest of the context; 0: only with `prompt_logprobs`.
     pub max_tokens: Option<u32>,
     /// How to choose tokens.
     pub sampling: Sampling,
@@ -48,6 +48,8 @@ pub struct Generation {
     pub stop: Stop,
     /// Number of alternatives when log probabilities are wanted.
     pub logprobs: Option<u8>,
+    /// The same for the prompts, whose cached beginnings are then computed again.
+    pub prompt_logprobs: Option<u8>,
     /// Form that the text must have.
     pub format: Format,
     /// What the model may call.
@@ -167,6 +169,7 @@ impl Generation {
         let engine = api.engine_of(&self.model)?;
         let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
         sampling.logprobs = self.logprobs;
+        sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
         self.screen(&api.guard, engine)?;
         let choices = self.choices();

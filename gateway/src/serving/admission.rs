@@ -214,7 +214,9 @@ impl Plan {
         let length = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         let prompt_tokens: Vec<u32> = prompts.iter().map(|prompt| length(prompt.len())).collect();
         let room = |prompt: &u32| length(context).saturating_sub(*prompt);
-        let limit = |prompt: &u32| job.max_tokens.unwrap_or(u32::MAX).min(room(prompt)).max(1);
+        // None at all are generated where only the prompt is scored.
+        let least = job.max_tokens.unwrap_or(1).min(1);
+        let limit = |prompt: &u32| job.max_tokens.unwrap_or(u32::MAX).min(room(prompt)).max(least);
         let max_tokens: Vec<u32> = prompt_tokens.iter().map(limit).collect();
         let covered = max_tokens.iter().map(|max| max.min(&allowance).saturating_mul(job.n)).sum();
         Self { prompt_tokens, max_tokens, n: job.n, covered }

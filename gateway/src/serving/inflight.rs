@@ -174,6 +174,7 @@ impl InFlight {
                 self.meter.started(choice, cached_tokens);
                 None
             }
+            Some(Event::Prompt(logprobs)) => Some(Step::Prompt(choice, logprobs)),
             Some(Event::Delta(delta)) => {
                 if let Err(cause) = self.cover(delta.tokens).await {
                     return Some(Step::Cut(cause));

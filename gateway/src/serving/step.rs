@@ -1,6 +1,6 @@
 //! What a request has to tell on its way.
 
-use engine::{Delta, Finish};
+use engine::{Delta, Finish, TokenLogprob};
 
 use crate::ledger::{EndReason, HoldError};
 use crate::money::{Picos, Tokens};
@@ -8,6 +8,8 @@ use crate::money::{Picos, Tokens};
 /// What a request that goes on has to tell.
 #[derive(Debug)]
 pub enum Step {
+    /// What the next prompt tokens of a choice score.
+    Prompt(usize, Vec<TokenLogprob>),
     /// More text of a choice.
     Delta(usize, Delta),
     /// A choice is complete.

@@ -101,3 +101,86 @@ fn empty_prompts_are_refused() {
         );
     }
 }
+
+/// Sum of the log probabilities from token `from` on; `null` only at the very first.
+fn score(logprobs: &Value, from: usize) -> f64 {
+    let list = logprobs["token_logprobs"].as_array().expect("a list");
+    list[from..].iter().map(|p| p.as_f64().expect("a log probability")).sum()
+}
+
+#[test]
+fn a_prompt_is_scored_without_generating_as_evaluation_harnesses_ask() {
+    let (server, key) = shared();
+    // What the model says by itself, with what it thinks of it...
+    let said = complete(server, key, json!({"logprobs": 1, "ignore_eos": true})).ok()["choices"][0].clone();
+    let prompt = "The capital of France is";
+    let whole = format!("{prompt}{}", said["text"].as_str().expect("text"));
+    // ... is what the same text scores as a prompt.
+    let reply = complete(server, key, json!({"prompt": whole, "max_tokens": 0, "echo": true, "logprobs": 1}));
+    let scored = reply.ok();
+    let choice = &scored["choices"][0];
+    assert_eq!((choice["text"].as_str(), &choice["finish_reason"]), (Some(whole.as_str()), &json!("length")));
+    let lists = &choice["logprobs"];
+    let tokens: Vec<&str> =
+        lists["tokens"].as_array().expect("tokens").iter().filter_map(Value::as_str).collect();
+    assert_eq!(tokens.concat(), whole);
+    assert_eq!((&lists["token_logprobs"][0], &lists["top_logprobs"][0]), (&Value::Null, &Value::Null));
+    let generated = said["logprobs"]["tokens"].as_array().expect("tokens").len();
+    let from = tokens.len() - generated;
+    assert!((score(lists, from) - score(&said["logprobs"], 0)).abs() < 1e-3, "{lists} against {said}");
+    // Greedy text is the likeliest at each place.
+    for (token, top) in tokens.iter().zip(lists["top_logprobs"].as_array().expect("rivals")).skip(from) {
+        assert_eq!(top.as_object().expect("a map").keys().collect::<Vec<_>>(), [token]);
+    }
+    let offsets: Vec<u64> =
+        lists["text_offset"].as_array().expect("offsets").iter().filter_map(Value::as_u64).collect();
+    for (offset, token) in offsets.iter().zip(&tokens) {
+        assert!(whole.chars().skip(*offset as usize).collect::<String>().starts_with(token));
+    }
+    let usage = Usage::of(&scored["usage"]);
+    assert_eq!((usage.prompt, usage.cached, usage.completion), (tokens.len() as u64, 0, 0));
+    let row = server.row(reply.header("x-request-id").expect("an id"));
+    assert_eq!(row.usage, usage);
+    assert!(row.cost_picos > 0, "scoring is work");
+}
+
+#[test]
+fn echo_in_every_form() {
+    let (server, key) = shared();
+    let prompt = "The capital of France is";
+    let plain = complete(server, key, json!({})).ok()["choices"][0]["text"].clone();
+    let echoed = complete(server, key, json!({"echo": true})).ok()["choices"][0].clone();
+    let whole = format!("{prompt}{}", plain.as_str().expect("text"));
+    assert_eq!((echoed["text"].as_str(), &echoed["logprobs"]), (Some(whole.as_str()), &Value::Null));
+    assert_eq!(stream(server, key, json!({"echo": true})).first_text(), whole);
+    // Token arrays, several prompts and choices; a stream lists the same as one answer.
+    let extra = json!({"prompt": [[504, 3575, 282], "Rivers are"], "n": 2, "echo": true, "logprobs": 2, "max_tokens": 3});
+    let answer = complete(server, key, extra.clone()).ok();
+    let choices = answer["choices"].as_array().expect("choices");
+    assert_eq!(choices.len(), 4);
+    assert_eq!(choices[0]["text"], choices[1]["text"]);
+    assert!(choices[2]["text"].as_str().is_some_and(|text| text.starts_with("Rivers are")), "{answer}");
+    let seen = stream(server, key, extra);
+    for (i, choice) in choices.iter().enumerate() {
+        assert_eq!(seen.text[&(i as u64)], choice["text"].as_str().expect("text"));
+        let listed = seen.chunks.iter().flat_map(|chunk| chunk["choices"].as_array().into_iter().flatten());
+        let listed =
+            listed.filter(|c| c["index"] == i).filter_map(|c| c["logprobs"]["token_logprobs"].as_array());
+        let listed: Vec<Value> = listed.flatten().cloned().collect();
+        assert_eq!(Some(&listed), choice["logprobs"]["token_logprobs"].as_array());
+    }
+    let scored = stream(server, key, json!({"max_tokens": 0, "echo": true, "logprobs": 0}));
+    assert_eq!((scored.first_text(), scored.finish[&0].as_str()), (prompt, "length"));
+    let nothing = complete(server, key, json!({"max_tokens": 0})).ok();
+    assert_eq!(
+        (&nothing["choices"][0]["text"], &nothing["usage"]["completion_tokens"]),
+        (&json!(""), &json!(0))
+    );
+    for (extra, param) in [(json!({"suffix": "x"}), "suffix"), (json!({"best_of": 2}), "best_of")] {
+        let reply = complete(server, key, extra);
+        assert_eq!(
+            (reply.code().as_str(), reply.json()["error"]["param"].as_str()),
+            ("unsupported_parameter", Some(param))
+        );
+    }
+}

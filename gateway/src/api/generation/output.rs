@@ -32,6 +32,8 @@ pub enum Part {
 pub struct Piece {
     /// What it says; empty only in a choice's last piece.
     pub parts: Vec<Part>,
+    /// One entry a prompt token but the first, where asked for; in the first piece of a choice.
+    pub prompt: Vec<TokenLogprob>,
     /// Output tokens behind it.
     pub tokens: u32,
     /// One entry a token where asked for.
@@ -82,6 +84,8 @@ impl Ending {
 pub struct Choice {
     /// What it said; neighbours of one kind are joined.
     pub parts: Vec<Part>,
+    /// One entry a prompt token but the first, where asked for.
+    pub prompt: Vec<TokenLogprob>,
     /// One entry a token where asked for.
     pub logprobs: Vec<TokenLogprob>,
     /// Why it ended.
@@ -91,10 +95,12 @@ pub struct Choice {
 impl Choice {
     /// Nothing said yet.
     pub(super) fn new() -> Self {
-        Self { parts: Vec::new(), logprobs: Vec::new(), ending: Ending::Length }
+        let (parts, prompt, logprobs) = Default::default();
+        Self { parts, prompt, logprobs, ending: Ending::Length }
     }
 
     pub(super) fn push(&mut self, piece: Piece) {
+        self.prompt.extend(piece.prompt);
         self.logprobs.extend(piece.logprobs);
         for part in piece.parts {
             match (self.parts.last_mut(), part) {

@@ -55,6 +55,7 @@ impl Run {
     pub async fn next(&mut self) -> Progress {
         loop {
             match self.flight.next().await {
+                Step::Prompt(choice, logprobs) => self.rests[choice].prompt.extend(logprobs),
                 Step::Delta(choice, delta) => {
                     let rest = &mut self.rests[choice];
                     rest.tokens += delta.tokens;

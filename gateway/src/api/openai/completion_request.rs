@@ -1,8 +1,8 @@
 //! `POST /v1/completions`: the request in the older form, one or many prompts as text or token ids.
 
-use super::params::{Common, max_tokens, token_of};
+use super::params::{Common, token_of};
 use crate::api::error::{ApiError, ApiResult, Code};
-use crate::api::fields::{Fields, not_empty, unsupported, wrong_type};
+use crate::api::fields::{Fields, not_empty, wrong_type};
 use crate::api::json::Json;
 use crate::config::Limits;
 use crate::serving::PromptInput;
@@ -10,22 +10,39 @@ use crate::serving::PromptInput;
 /// The API's own default.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
-/// A completion request, checked for itself.
-pub fn read(body: Json, limits: &Limits) -> ApiResult<Common> {
+/// A completion request, checked for itself, and whether the answer repeats the prompt.
+pub fn read(body: Json, limits: &Limits) -> ApiResult<(Common, bool)> {
     let mut fields = Fields::root(body)?;
     let mut common = Common::read(&mut fields, limits, "/v1/completions")?;
     let prompt = fields.take("prompt").map(|prompt| prompts(prompt, limits.max_prompts)).transpose()?;
-    common.limit_output(Some(max_tokens(&mut fields, "max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS)))?;
+    let max_tokens = fields.count("max_tokens", 0, i32::MAX as u32)?.unwrap_or(DEFAULT_MAX_TOKENS);
+    common.limit_output(Some(max_tokens))?;
     let logprobs = fields.count("logprobs", 0, 5)?;
-    if fields.boolean("echo")? == Some(true) {
-        return Err(unsupported("echo"));
-    }
+    let logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
+    let echo = fields.boolean("echo")?.unwrap_or(false);
     // A chat sent here by mistake hears of its messages first.
     let prompts = fields.required("prompt", prompt);
-    fields.finish(&["best_of", "suffix"])?;
-    common.generation.logprobs = logprobs.map(|n| u8::try_from(n).expect("at most 5"));
-    common.generation.prompts = prompts?;
-    Ok(common)
+    suffix(&mut fields)?;
+    fields.finish(&["best_of"])?;
+    let generation = &mut common.generation;
+    generation.logprobs = logprobs;
+    // Without output there is nothing to do but to score.
+    generation.prompt_logprobs =
+        if echo { logprobs.or((max_tokens == 0).then_some(0)) } else { (max_tokens == 0).then_some(0) };
+    generation.prompts = prompts?;
+    Ok((common, echo))
+}
+
+fn suffix(fields: &mut Fields) -> ApiResult<()> {
+    match fields.string("suffix", usize::MAX)? {
+        None => Ok(()),
+        Some(text) if text.is_empty() => Ok(()),
+        Some(_) => {
+            let message =
+                "This model writes on from a prompt and cannot fill a gap before a 'suffix'. Leave it out.";
+            Err(ApiError::param(Code::UnsupportedParameter, "suffix", message))
+        }
+    }
 }
 
 fn prompts(prompt: Json, max: usize) -> ApiResult<Vec<PromptInput>> {
@@ -83,7 +100,7 @@ mod tests {
 
     fn read(extra: &str) -> ApiResult<Generation> {
         let body = json::parse(format!(r#"{{"model":"m",{extra}}}"#).as_bytes(), 64).unwrap();
-        super::read(body, &Limits::default()).map(|common| common.generation)
+        super::read(body, &Limits::default()).map(|(common, _)| common.generation)
     }
 
     #[test]
@@ -95,6 +112,17 @@ mod tests {
         }
         assert_eq!(read("\"prompt\":\"a\"").unwrap().max_tokens, Some(16));
         assert_eq!(read("\"prompt\":\"a\",\"logprobs\":5,\"echo\":false").unwrap().logprobs, Some(5));
+    }
+
+    #[test]
+    fn prompts_are_scored_where_they_are_repeated_or_nothing_is_generated() {
+        let scores = |extra: &str| read(&format!("\"prompt\":\"a\",{extra}")).unwrap().prompt_logprobs;
+        assert_eq!(scores("\"echo\":true,\"logprobs\":2"), Some(2));
+        assert_eq!(scores("\"echo\":true,\"logprobs\":1,\"max_tokens\":0"), Some(1));
+        assert_eq!(scores("\"echo\":true,\"max_tokens\":0"), Some(0));
+        assert_eq!(scores("\"max_tokens\":0"), Some(0));
+        assert_eq!(scores("\"echo\":true"), None);
+        assert_eq!(scores("\"logprobs\":2,\"suffix\":\"\""), None);
     }
 
     #[test]
@@ -114,7 +142,9 @@ mod tests {
             ("\"prompt\":\"a\",\"logprobs\":6", Code::IntegerAboveMax),
             ("\"prompt\":\"a\",\"best_of\":1000000000", Code::UnsupportedParameter),
             ("\"prompt\":\"a\",\"suffix\":\"x\"", Code::UnsupportedParameter),
-            ("\"prompt\":\"a\",\"echo\":true", Code::UnsupportedParameter),
+            ("\"prompt\":\"a\",\"echo\":1", Code::InvalidType),
+            ("\"prompt\":\"a\",\"max_tokens\":-1", Code::IntegerBelowMin),
+            ("\"prompt\":\"a\",\"max_tokens\":0,\"min_tokens\":1", Code::InvalidValue),
             ("\"prompt\":\"a\",\"messages\":[]", Code::UnknownParameter),
         ];
         for (extra, code) in cases {

@@ -182,14 +182,14 @@ pub struct TextChoice<'a> {
 }
 
 /// Log probabilities in the older form: parallel lists.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct TextLogprobs {
     /// Tokens as text.
     pub tokens: Vec<String>,
-    /// Their log probabilities.
-    pub token_logprobs: Vec<f32>,
-    /// Most likely tokens at each place.
-    pub top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// Their log probabilities; `null` for the first token of all.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// Most likely tokens at each place; `null` for the first token of all.
+    pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,
     /// Where each token starts, in characters of the text.
     pub text_offset: Vec<usize>,
 }

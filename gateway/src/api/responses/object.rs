@@ -43,7 +43,7 @@ pub(super) fn end(begun: &Value, items: &[Item], end: &End<'_>) -> Value {
     object["output"] = json!(items);
     object["completed_at"] = (unix_ms() / 1_000).into();
     object["status"] = match end {
-        End::Of(Ending::Length, _) => "incomplete",
+        End::Of(Ending::Length | Ending::ContentFilter, _) => "incomplete",
         End::Of(..) => "completed",
         End::Cancelled(_) => "cancelled",
         End::Failed(_) => "failed",
@@ -51,8 +51,13 @@ pub(super) fn end(begun: &Value, items: &[Item], end: &End<'_>) -> Value {
     .into();
     match end {
         End::Of(ending, receipt) => {
-            if matches!(ending, Ending::Length) {
-                object["incomplete_details"] = json!({"reason": "max_output_tokens"});
+            let reason = match ending {
+                Ending::Length => Some("max_output_tokens"),
+                Ending::ContentFilter => Some("content_filter"),
+                Ending::Stop(_) | Ending::ToolCalls => None,
+            };
+            if let Some(reason) = reason {
+                object["incomplete_details"] = json!({"reason": reason});
                 object["completed_at"] = Value::Null;
             }
             object["usage"] = usage(receipt);

@@ -79,7 +79,10 @@ impl Answer {
     /// Takes in the end of the output.
     pub(super) fn stop(&mut self, ending: &Ending) {
         self.ending = ending.clone();
-        let status = if matches!(ending, Ending::Length) { Status::Incomplete } else { Status::Completed };
+        let status = match ending {
+            Ending::Length | Ending::ContentFilter => Status::Incomplete,
+            Ending::Stop(_) | Ending::ToolCalls => Status::Completed,
+        };
         self.output.close(status);
     }
 
@@ -94,7 +97,7 @@ impl Answer {
         self.output.close(Status::Incomplete);
         let object = object::end(&self.begun, self.output.items(), end);
         let name = match end {
-            End::Of(Ending::Length, _) | End::Cancelled(_) => "response.incomplete",
+            End::Of(Ending::Length | Ending::ContentFilter, _) | End::Cancelled(_) => "response.incomplete",
             End::Of(..) => "response.completed",
             End::Failed(_) => "response.failed",
         };
