@@ -9,7 +9,9 @@ pub mod functions;
 pub mod generation;
 pub mod json;
 pub mod openai;
+pub mod organization;
 pub mod query;
+pub mod receipts;
 pub mod responses;
 pub mod scope;
 pub mod sse;
@@ -23,6 +25,7 @@ use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::Accounts;
 use crate::config::{Config, Limits};
 use crate::guard::Guard;
+use crate::receipts::Signer;
 use crate::responses::{Background, Store};
 use crate::serving::{Serving, unix_ms};
 
@@ -46,6 +49,8 @@ pub struct Api {
     pub limits: Limits,
     /// Bounds of request bodies.
     pub body: BodyLimits,
+    /// Where reports are read from.
+    pub reports: organization::ReportSource,
 }
 
 /// Handle of [`Api`] in handlers.
@@ -59,6 +64,7 @@ impl Api {
         responses: Arc<Store>,
         engine: Engine,
         guard: Guard,
+        signer: Signer,
         config: &Config,
     ) -> Self {
         let body = BodyLimits {
@@ -66,6 +72,8 @@ impl Api {
             max_depth: config.limits.json_depth,
             deadline: std::time::Duration::from_secs(config.server.body_deadline_s),
         };
+        let reports =
+            organization::ReportSource::new(config.data.dir.clone(), config.reports.clone(), signer);
         Self {
             accounts,
             serving,
@@ -76,6 +84,7 @@ impl Api {
             guard,
             limits: config.limits.clone(),
             body,
+            reports,
         }
     }
 

@@ -15,11 +15,14 @@ use crate::api::Shared;
 use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, models, moderations};
+use crate::api::organization::usage;
+use crate::api::receipts;
 use crate::api::responses;
 use crate::metrics::Sample;
 use layers::{HeaderLimits, Observed};
 
-/// The public listener: routes for customers. Handlers that take a `Caller` demand a key; all of these do.
+/// The public listener: routes for customers. Handlers that take a `Caller` demand a key; all of these do but
+/// the one that gives the public key of receipts.
 pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Router {
     let observed = Observed { metrics: Arc::clone(&api.serving.metrics) };
     Router::new()
@@ -33,6 +36,12 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/moderations", post(moderations::create))
+        .route("/v1/organization/costs", get(usage::costs))
+        .route("/v1/organization/usage/completions", get(usage::completions))
+        .route("/v1/organization/usage/embeddings", get(usage::embeddings))
+        .route("/v1/receipts/keys", get(receipts::keys))
+        .route("/v1/receipts/{request_id}", get(receipts::retrieve))
+        .route("/.well-known/spillway-receipts.json", get(receipts::keys))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         // Both in the same shape as every other refusal; axum adds `Allow`.

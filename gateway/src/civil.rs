@@ -27,6 +27,32 @@ pub fn format_ms(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
+/// As [`format_ms`] without milliseconds, which are dropped: `2026-01-31T23:59:59Z`.
+pub fn format_s(ms: u64) -> String {
+    let text = format_ms(ms);
+    text.get(..19).map_or(text.clone(), |seconds| format!("{seconds}Z"))
+}
+
+/// The date of an instant: `2026-01-31`.
+pub fn format_date(ms: u64) -> String {
+    format_ms(ms).chars().take(10).collect()
+}
+
+/// First instants of the calendar month (UTC) that `ms` is in, and of the month after it.
+pub fn month_of(ms: u64) -> (u64, u64) {
+    let days = i64::try_from(ms).unwrap_or(i64::MAX) / DAY_MS;
+    let (year, month, _) = civil_from_days(days);
+    let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    let first = |year, month| u64::try_from(days_from_civil(year, month, 1) * DAY_MS).unwrap_or(0);
+    (first(year, month), first(next_year, next_month))
+}
+
+/// Parses `YYYY-MM` into the bounds that [`month_of`] gives.
+pub fn parse_month(text: &str) -> Result<(u64, u64), CivilError> {
+    let first = parse(&format!("{}-01", text.trim())).filter(|_| text.trim().len() == 7);
+    first.map(month_of).ok_or_else(|| CivilError { text: text.chars().take(40).collect() })
+}
+
 fn parse(text: &str) -> Option<u64> {
     if !text.is_ascii() {
         return None;
@@ -124,6 +150,25 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn months() {
+        for (text, from, to) in [
+            ("2026-11", "2026-11-01", "2026-12-01"),
+            ("2026-12", "2026-12-01", "2027-01-01"),
+            ("2024-02", "2024-02-01", "2024-03-01"),
+            ("1970-01", "1970-01-01", "1970-02-01"),
+        ] {
+            let bounds = (parse_ms(from).unwrap(), parse_ms(to).unwrap());
+            assert_eq!(parse_month(text), Ok(bounds), "{text}");
+            assert_eq!((month_of(bounds.0), month_of(bounds.1 - 1)), (bounds, bounds), "{text}");
+        }
+        for bad in ["", "2026", "2026-13", "2026-1", "2026-11-01", "26-11"] {
+            assert!(parse_month(bad).is_err(), "{bad}");
+        }
+        assert_eq!(format_s(1_795_499_167_999), "2026-11-24T05:46:07Z");
+        assert_eq!(format_date(1_795_499_167_999), "2026-11-24");
+    }
 
     #[test]
     fn known_instants() {

@@ -46,10 +46,10 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Tokens and cost by organisation, project, key and model
     Usage(reports::UsageArgs),
-    /// Write the bill: one line for each settled request
+    /// Write the bill, by request or by the hour
     Export(reports::ExportArgs),
     /// Recompute everything from the ledger and say whether it balances
-    Verify,
+    Verify(reports::VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,14 +85,22 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pull { model } => fetch::pull(&model, &defaults(cli.data)?),
         Command::Keys(command) => keys::run(command, &defaults(cli.data)?.data.dir),
         Command::Usage(args) => reports::usage(&args, &defaults(cli.data)?.data.dir),
-        Command::Export(args) => reports::export(&args, &defaults(cli.data)?.data.dir),
-        Command::Verify => reports::verify(&defaults(cli.data)?.data.dir),
+        Command::Export(args) => {
+            let config = with_file(args.config.as_deref(), cli.data)?;
+            reports::export(&args, &config)
+        }
+        Command::Verify(args) => reports::verify(&args, &defaults(cli.data)?.data.dir),
     }
 }
 
 /// The configuration of commands that take no file.
 fn defaults(data: Option<PathBuf>) -> Result<Config, Failure> {
-    let mut config = Config::load(None, std::env::vars())?;
+    with_file(None, data)
+}
+
+/// File, if any, and environment.
+fn with_file(file: Option<&std::path::Path>, data: Option<PathBuf>) -> Result<Config, Failure> {
+    let mut config = Config::load(file, std::env::vars())?;
     config.data.dir = data.unwrap_or(config.data.dir);
     Ok(config)
 }

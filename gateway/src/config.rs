@@ -20,8 +20,8 @@ mod tests;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, ResponsesSection, Server, bounds,
-    make_private_dir,
+    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Reports, ResponsesSection, Server,
+    bounds, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -46,6 +46,8 @@ pub struct Config {
     pub ledger: LedgerSection,
     /// Answers that are kept.
     pub responses: ResponsesSection,
+    /// Reports and exports.
+    pub reports: Reports,
 }
 
 /// Why a configuration is refused. Every message names the key or variable, the value and what is allowed.
@@ -137,6 +139,13 @@ impl Config {
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
         self.guard.validate()?;
+        self.reports.check_bounds()?;
+        for (key, value) in [("provider", &self.reports.provider), ("region", &self.reports.region)] {
+            if value.is_empty() || value.len() > 128 || value.chars().any(char::is_control) {
+                let message = "must be 1 to 128 bytes without control characters";
+                return Err(invalid(&format!("reports.{key}"), value, message));
+            }
+        }
         if !self.engine.block_size.is_power_of_two() {
             return Err(invalid("engine.block_size", &self.engine.block_size, "must be a power of two"));
         }

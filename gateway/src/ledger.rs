@@ -14,6 +14,7 @@ use crate::money::Picos;
 
 mod book;
 mod details;
+mod evidence;
 pub mod export;
 mod period;
 mod reader;
@@ -30,6 +31,7 @@ pub mod verify;
 mod writer;
 
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
+pub use evidence::{Evidence, Evidences};
 pub use period::{Period, PeriodError};
 pub use recovery::Recovery;
 pub use types::{

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod limits;
 pub mod metrics;
 pub mod money;
+pub mod receipts;
 pub mod responses;
 pub mod server;
 pub mod serving;

@@ -7,9 +7,11 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
 
 use super::error::{ApiError, ApiResult, Code};
 use super::json::{self, Json, JsonError};
+use super::scope::Scope;
 
 /// How much of an oversized body is read and thrown away, in multiples of the limit, so that a client that writes before it
 /// reads sees the 413 instead of a reset connection.
@@ -26,8 +28,13 @@ pub struct BodyLimits {
     pub deadline: Duration,
 }
 
-/// The body as a JSON value.
-pub async fn read_json(headers: &HeaderMap, body: Body, limits: BodyLimits) -> ApiResult<Json> {
+/// The body as a JSON value; its hash is noted in `scope`, for the request's row and receipt.
+pub async fn read_json(
+    scope: &Scope,
+    headers: &HeaderMap,
+    body: Body,
+    limits: BodyLimits,
+) -> ApiResult<Json> {
     check_headers(headers)?;
     let announced = body.size_hint().exact().or_else(|| body.size_hint().upper());
     let most = if headers.contains_key(header::EXPECT) { 1 } else { DISCARD_FACTOR };
@@ -37,6 +44,7 @@ pub async fn read_json(headers: &HeaderMap, body: Body, limits: BodyLimits) -> A
     let bytes = tokio::time::timeout(limits.deadline, read_bounded(body, limits.max_bytes))
         .await
         .map_err(|_| timed_out(limits.deadline))??;
+    scope.note_body(Sha256::digest(&bytes).into());
     json::parse(&bytes, limits.max_depth).map_err(refusal)
 }
 
@@ -131,7 +139,7 @@ mod tests {
     }
 
     async fn code(headers: &HeaderMap, body: impl Into<Body>) -> Option<Code> {
-        read_json(headers, body.into(), LIMITS).await.err().map(|e| e.code)
+        read_json(&Scope::new(), headers, body.into(), LIMITS).await.err().map(|e| e.code)
     }
 
     #[tokio::test]
@@ -166,7 +174,7 @@ mod tests {
         assert_eq!(code(&json, "[".repeat(9)).await, Some(Code::JsonTooDeep));
         let unending = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let slow = BodyLimits { deadline: Duration::from_millis(1), ..LIMITS };
-        let error = read_json(&json, unending, slow).await.unwrap_err();
+        let error = read_json(&Scope::new(), &json, unending, slow).await.unwrap_err();
         assert_eq!(error.code, Code::RequestTimeout);
     }
 }

@@ -114,6 +114,8 @@ table! {
     ModelNotFound => 404 "invalid_request_error" "model_not_found" No;
     /// No stored answer of this id for this caller.
     ResponseNotFound => 404 "invalid_request_error" "response_not_found" No;
+    /// No receipt of this caller under this id.
+    ReceiptNotFound => 404 "invalid_request_error" "receipt_not_found" No;
     /// No such route.
     UnknownUrl => 404 "invalid_request_error" "unknown_url" No;
     /// The route exists with other methods.

@@ -27,6 +27,7 @@ use super::error::{ApiError, ApiResult, Code};
 use super::fields::unsupported;
 use super::scope::random;
 use crate::guard::Guard;
+use crate::ledger::{Details, Tags, parse_sha256};
 use crate::serving::{AdmitError, Job, PromptInput, WireState};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
@@ -173,10 +174,20 @@ impl Generation {
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
         self.screen(&api.guard, engine)?;
         let choices = self.choices();
+        let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
+        let tags = tags.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        let details = Details {
+            user: self.user,
+            tags: Tags::new(tags),
+            request_sha256: caller.scope.body_sha256(),
+            weights_sha256: parse_sha256(&engine.card().sha256),
+            ..Details::of(&caller.identity)
+        };
         let job = Job {
             request_id: caller.scope.request_id.clone(),
             endpoint: self.endpoint,
             identity: caller.identity.clone(),
+            details,
             prompts: self.prompts,
             n: self.n,
             max_tokens: self.max_tokens,

@@ -1,10 +1,11 @@
 //! What belongs to one HTTP request from its first layer to its last byte.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::ledger::Sha256Digest;
 use crate::limits::RateHeaders;
 
 /// A request's own id, its begin, and the limits' figures once the caller is known.
@@ -15,6 +16,7 @@ pub struct Scope {
     /// When the header was complete.
     pub arrived: Instant,
     rate: Mutex<Option<RateHeaders>>,
+    body: OnceLock<Sha256Digest>,
 }
 
 impl Scope {
@@ -22,12 +24,27 @@ impl Scope {
     pub fn new() -> Self {
         let bytes = random::<12>();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { request_id: format!("req_{hex}"), arrived: Instant::now(), rate: Mutex::new(None) }
+        Self {
+            request_id: format!("req_{hex}"),
+            arrived: Instant::now(),
+            rate: Mutex::new(None),
+            body: OnceLock::new(),
+        }
     }
 
     /// The random part of the id, for the ids of answers.
     pub fn suffix(&self) -> &str {
         self.request_id.trim_start_matches("req_")
+    }
+
+    /// Notes the hash of the body as received; the first call counts.
+    pub fn note_body(&self, sha256: Sha256Digest) {
+        let _ = self.body.set(sha256);
+    }
+
+    /// The hash of the body, once read.
+    pub fn body_sha256(&self) -> Option<Sha256Digest> {
+        self.body.get().copied()
     }
 
     /// Notes the latest figures of the caller's limits.

@@ -72,6 +72,12 @@ const ROUTES: &[&str] = &[
     "/v1/models",
     "/v1/models/{*id}",
     "/v1/moderations",
+    "/v1/receipts/keys",
+    "/v1/receipts/{request_id}",
+    "/.well-known/spillway-receipts.json",
+    "/v1/organization/costs",
+    "/v1/organization/usage/completions",
+    "/v1/organization/usage/embeddings",
 ];
 
 /// Turns a panic into a 500, and notes the route.

@@ -6,11 +6,13 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::accounts::{Accounts, Names};
-use crate::config::LedgerSection;
-use crate::ledger::export::{self, Format};
+use crate::civil;
+use crate::config::{Config, LedgerSection};
+use crate::ledger::export::{self, Format, manifest};
 use crate::ledger::usage::{self, GroupBy};
 use crate::ledger::{Ledger, LedgerError, Period, verify as audit};
 use crate::money::Picos;
+use crate::receipts;
 use crate::serving::unix_ms;
 
 /// The period of a report.
@@ -22,10 +24,18 @@ struct PeriodArgs {
     /// First date or time after the period; left out: until now
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
+    /// A calendar month (UTC), such as 2026-11
+    #[arg(long, value_name = "MONTH", conflicts_with_all = ["from", "to"])]
+    month: Option<String>,
 }
 
 impl PeriodArgs {
     fn parse(&self) -> Result<Period, Failure> {
+        if let Some(month) = &self.month {
+            let bounds = civil::parse_month(month);
+            let (from_ms, to_ms) = bounds.map_err(|_| format!("{month:?} is not a month such as 2026-11"))?;
+            return Ok(Period { from_ms, to_ms });
+        }
         Ok(Period::parse(self.from.as_deref(), self.to.as_deref())?)
     }
 }
@@ -56,15 +66,50 @@ pub(super) struct ExportArgs {
     format: ExportFormat,
     #[command(flatten)]
     period: PeriodArgs,
-    /// File to write, complete or not at all; left out: standard output
+    /// Only this organisation, by name or id
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+    /// Stripe customer of an organisation, by name or id; repeat it for each
+    #[arg(long, value_name = "ORG=cus_...", value_parser = customer)]
+    stripe_customer: Vec<(String, String)>,
+    /// File to write, complete or not at all, with a manifest beside it; left out: standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Configuration file, for its [reports] section
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ExportFormat {
+    /// JSON lines, one a request
     Jsonl,
+    /// CSV, a line a request
     Csv,
+    /// FOCUS 1.2 and 1.4 Cost and Usage, CSV, by the hour
+    Focus,
+    /// CloudEvents 1.0 for OpenMeter or Lago, JSON lines
+    Cloudevents,
+    /// Stripe meter events, JSON lines
+    Stripe,
+}
+
+fn customer(text: &str) -> Result<(String, String), String> {
+    let pair =
+        text.rsplit_once('=').filter(|(org, customer)| !org.is_empty() && customer.starts_with("cus_"));
+    pair.map(|(org, customer)| (org.to_owned(), customer.to_owned()))
+        .ok_or("not of the form ORG=cus_...".to_owned())
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Also check the exported files in this folder that have a manifest
+    #[arg(long, value_name = "DIR")]
+    exports: Option<PathBuf>,
+    /// Also check the receipts in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    receipts: Option<PathBuf>,
 }
 
 /// Prints tokens and cost by group.
@@ -113,31 +158,65 @@ fn print_usage(title: &str, rows: &[usage::UsageRow]) {
 }
 
 /// Writes the bill.
-pub(super) fn export(args: &ExportArgs, dir: &Path) -> Result<(), Failure> {
-    let period = args.period.parse()?;
-    let format = match args.format {
-        ExportFormat::Jsonl => Format::Jsonl,
-        ExportFormat::Csv => Format::Csv,
-    };
+pub(super) fn export(args: &ExportArgs, config: &Config) -> Result<(), Failure> {
+    let dir = &config.data.dir;
     let names = prepare(dir)?;
-    let summary = match &args.out {
-        Some(path) => export::export_to_file(dir, &names, format, period, path)?,
-        None => export::export(dir, &names, format, period, &mut std::io::stdout().lock())?,
+    let org_id = args.org.as_deref().map(|org| org_id(&names, org)).transpose()?;
+    let request = export::Request {
+        format: match args.format {
+            ExportFormat::Jsonl => Format::Jsonl,
+            ExportFormat::Csv => Format::Csv,
+            ExportFormat::Focus => Format::Focus,
+            ExportFormat::Cloudevents => Format::CloudEvents,
+            ExportFormat::Stripe => Format::Stripe,
+        },
+        period: args.period.parse()?,
+        org_id: org_id.as_deref(),
+        reports: &config.reports,
+        customers: &args.stripe_customer,
     };
-    eprintln!("{} requests, {} tokens, {} USD", summary.lines, summary.tokens, summary.cost);
+    let summary = match &args.out {
+        Some(path) => export::export_to_file(dir, &request, path)?,
+        None => export::export(dir, &request, &mut std::io::stdout().lock())?,
+    };
+    let open = if summary.is_final { "" } else { "; the period is not over in the ledger" };
+    eprintln!(
+        "{} lines, {} requests, {} tokens, {} USD{open}",
+        summary.lines, summary.requests, summary.tokens, summary.cost
+    );
     Ok(())
 }
 
+/// The id of an organisation by its name, or by the id itself.
+fn org_id(names: &Names, text: &str) -> Result<String, Failure> {
+    let is_org = |id: &str| id.starts_with("org_");
+    let found =
+        names.0.iter().find(|(id, name)| is_org(id) && (id.as_str() == text || name.as_str() == text));
+    found.map(|(id, _)| id.clone()).ok_or_else(|| format!("no organisation named {text:?}").into())
+}
+
 /// Says whether the ledger balances; a failure names what does not.
-pub(super) fn verify(dir: &Path) -> Result<(), Failure> {
+pub(super) fn verify(args: &VerifyArgs, dir: &Path) -> Result<(), Failure> {
     prepare(dir)?;
     let report = audit::verify(dir)?;
     println!("{report}");
-    if report.is_ok() {
-        Ok(())
-    } else {
-        Err(format!("{} problems found in the ledger", report.problem_count).into())
+    let mut problems = report.problem_count;
+    if let Some(folder) = &args.exports {
+        let checked = manifest::check_folder(dir, folder)?;
+        println!("exported files {}: {} of periods not over when written", checked.files, checked.open);
+        checked.problems.iter().for_each(|problem| println!("problem: {problem}"));
+        if checked.problems.is_empty() {
+            println!("the files are what the ledger says");
+        }
+        problems += checked.problems.len() as u64;
     }
+    if let Some(file) = &args.receipts {
+        let checked = receipts::check_file(dir, file)?;
+        println!("receipts {}: {} disagree with the ledger", checked.receipts, checked.problems.len());
+        checked.problems.iter().for_each(|problem| println!("problem: {problem}"));
+        problems += checked.problems.len() as u64;
+    }
+    if problems == 0 { Ok(()) } else { Err(format!("{problems} problems found").into()) }
 }
 
 /// The names of accounts. A directory that has accounts but never served gets an empty ledger, so that reports of

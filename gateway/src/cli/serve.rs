@@ -17,6 +17,7 @@ use crate::app;
 use crate::config::{Config, make_private_dir};
 use crate::guard::Guard;
 use crate::ledger::Ledger;
+use crate::receipts::Signer;
 use crate::responses::Store;
 use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Serving, unix_ms};
@@ -44,12 +45,14 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
     let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
     let responses = Arc::new(Store::open(&config.data.dir, &config.responses, unix_ms())?);
+    let signer = Signer::open(&config.data.dir)?;
     let engine = start_engine(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
     let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
-    let api = Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), guard, &config));
+    let api =
+        Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), guard, signer, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;

@@ -206,6 +206,24 @@ section! {
     others {}
 }
 
+section! {
+    /// What reports and exports say beside the ledger.
+    Reports, "reports",
+    numbers {
+        /// Lines of one page of the usage and costs endpoints, over all its buckets; a finer question is refused by name.
+        max_page_results: usize = 10_000, 1, 1_000_000, "lines";
+        /// Distinct tag sets of an organisation in one hour of the FOCUS export; requests beyond it share one line
+        /// without tags that says so, because a tag per request would make the bill as long as the log.
+        max_tag_sets: usize = 1000, 1, 1_000_000, "tag sets";
+    }
+    others {
+        /// Who sells: provider and issuer of invoices.
+        provider: String = "Spillway".to_owned();
+        /// Where it is served.
+        region: String = "local".to_owned();
+    }
+}
+
 /// The model served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -248,7 +266,13 @@ impl Default for Data {
 
 /// Every bounded number of the configuration.
 pub fn bounds() -> impl Iterator<Item = &'static Bound> {
-    [Server::BOUNDS, Limits::BOUNDS, EngineSection::BOUNDS, LedgerSection::BOUNDS, ResponsesSection::BOUNDS]
-        .into_iter()
-        .flatten()
+    let sections = [
+        Server::BOUNDS,
+        Limits::BOUNDS,
+        EngineSection::BOUNDS,
+        LedgerSection::BOUNDS,
+        ResponsesSection::BOUNDS,
+        Reports::BOUNDS,
+    ];
+    sections.into_iter().flatten()
 }

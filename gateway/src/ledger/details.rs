@@ -69,6 +69,11 @@ impl Tags {
         &self.0
     }
 
+    /// The object.
+    pub(super) fn to_value(&self) -> serde_json::Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+
     /// As stored; what this program has written is in the right form.
     pub(super) fn stored(json: String) -> Self {
         Self(json)

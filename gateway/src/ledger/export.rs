@@ -1,43 +1,94 @@
-//! The usage export: one line per settled request, as JSON lines or CSV. The same ledger gives the same bytes.
+//! The bill as a file, in five forms. Every one is a pure function of the ledger, the period and the `[reports]` section:
+//! the same of these gives the same bytes on any machine.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
-use serde::Serialize;
 
 use super::period::Period;
 use super::reader;
 use super::row::Transfer;
 use super::schema::COLUMNS;
-use super::types::{EndReason, LedgerError};
-use crate::accounts::Names;
-use crate::civil;
+use super::types::LedgerError;
+use crate::config::Reports;
 use crate::money::Picos;
 
+mod events;
+pub(super) mod focus;
+mod lines;
+pub mod manifest;
+mod text;
+
+pub(super) use text::decimal;
+
 /// Form of the export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
-    /// One JSON object per line.
+    /// One JSON object a request.
     Jsonl,
-    /// RFC 4180 with a header line; texts that a spreadsheet would take for a formula begin with a quote.
+    /// RFC 4180 with a header line, a line a request; texts that a spreadsheet would take for a formula begin with a
+    /// quote.
     Csv,
+    /// FOCUS Cost and Usage as CSV: all columns of 1.2 and of 1.4, a line an hour, key, model, token class, tier, price
+    /// and tag set.
+    Focus,
+    /// One CloudEvent 1.0 a request and token class, as JSON lines; OpenMeter and Lago take them.
+    CloudEvents,
+    /// One Stripe meter event a request and token class, as JSON lines.
+    Stripe,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 5] =
+        [Format::Jsonl, Format::Csv, Format::Focus, Format::CloudEvents, Format::Stripe];
+
+    /// The name in commands and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Jsonl => "jsonl",
+            Format::Csv => "csv",
+            Format::Focus => "focus",
+            Format::CloudEvents => "cloudevents",
+            Format::Stripe => "stripe",
+        }
+    }
+}
+
+/// What to export.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// Form of the lines.
+    pub format: Format,
+    /// Requests settled in it.
+    pub period: Period,
+    /// Only this organisation, by id.
+    pub org_id: Option<&'a str>,
+    /// What the lines say beside the ledger.
+    pub reports: &'a Reports,
+    /// Stripe customers (`cus_...`) by organisation, name or id.
+    pub customers: &'a [(String, String)],
 }
 
 /// What an export contains.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Lines, without the header.
     pub lines: u64,
+    /// Settled requests.
+    pub requests: u64,
     /// Tokens of all classes.
     pub tokens: u64,
     /// Sum of the costs.
     pub cost: Picos,
-    /// First ledger row.
+    /// First ledger row of the period, whatever its kind. Periods that meet have rows that meet.
     pub first_seq: Option<i64>,
-    /// Last ledger row.
+    /// Last ledger row of the period.
     pub last_seq: Option<i64>,
+    /// True where no row can be added to the period any more.
+    pub is_final: bool,
 }
 
 /// Why an export fails.
@@ -54,81 +105,107 @@ pub enum ExportError {
         /// The cause.
         source: io::Error,
     },
+    /// FOCUS lines stand for whole hours.
+    #[error("FOCUS lines stand for whole hours: {0} is not the beginning of one")]
+    NotAnHour(String),
+    /// A meter event needs a customer.
+    #[error("organisation {name:?} ({id}) has no Stripe customer: give --stripe-customer '{name}=cus_...'")]
+    NoCustomer {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: String,
+    },
 }
 
-/// One line. Amounts are exact: USD as decimal text, and pico-USD as a whole number; times are UTC.
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: i64,
-    request_id: &'a str,
-    organisation_id: &'a str,
-    organisation: &'a str,
-    project_id: &'a str,
-    project: &'a str,
-    key_id: &'a str,
-    key: &'a str,
-    model: &'a str,
-    service_tier: &'a str,
-    endpoint: &'a str,
-    admitted_at: String,
-    first_token_at: Option<String>,
-    ended_at: String,
-    end_reason: &'a str,
-    uncached_input_tokens: u32,
-    cached_input_tokens: u32,
-    output_tokens: u32,
-    price_version: &'a str,
-    uncached_input_usd_per_million: String,
-    cached_input_usd_per_million: String,
-    output_usd_per_million: String,
-    uncached_input_usd: String,
-    cached_input_usd: String,
-    output_usd: String,
-    cost_usd: String,
-    uncached_input_picos: i64,
-    cached_input_picos: i64,
-    output_picos: i64,
-    cost_picos: i64,
-    row_sha256: String,
+/// Turns settled rows into lines.
+trait Lines {
+    /// Before the first row.
+    fn begin(&mut self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+    /// One settled row, in ledger order; how many lines it gave by now.
+    fn row(&mut self, row: &Transfer, out: &mut dyn Write) -> Result<u64, LineError>;
+    /// After the last row; lines still to come.
+    fn end(&mut self, _out: &mut dyn Write) -> Result<u64, LineError> {
+        Ok(0)
+    }
 }
 
-/// Writes the settled requests of `period` from the ledger in `dir`; works while a server writes.
-pub fn export(
-    dir: &Path,
-    names: &Names,
-    format: Format,
-    period: Period,
-    out: &mut dyn Write,
-) -> Result<Summary, ExportError> {
+/// Why a line cannot be made.
+#[derive(Debug)]
+enum LineError {
+    Write(io::Error),
+    Refused(ExportError),
+}
+
+impl From<io::Error> for LineError {
+    fn from(error: io::Error) -> Self {
+        LineError::Write(error)
+    }
+}
+
+impl From<csv::Error> for LineError {
+    fn from(error: csv::Error) -> Self {
+        LineError::Write(error.into())
+    }
+}
+
+/// Writes the settled requests that `request` names from the ledger in `dir`; works while a server writes.
+pub fn export(dir: &Path, request: &Request<'_>, out: &mut dyn Write) -> Result<Summary, ExportError> {
     let db = reader::open(dir)?;
-    let failed = |source| ExportError::Write { path: "output".to_owned(), source };
-    let mut out = BufWriter::with_capacity(1 << 16, out);
-    let summary = match format {
-        Format::Jsonl => each_settled(&db, period, |row| {
-            serde_json::to_writer(&mut out, &line(row, names)).map_err(io::Error::from)?;
-            out.write_all(b"\n")
-        })?,
-        Format::Csv => {
-            let mut csv = csv::WriterBuilder::new().has_headers(false).from_writer(&mut out);
-            csv.write_record(HEADER).map_err(io::Error::from).map_err(failed)?;
-            let summary =
-                each_settled(&db, period, |row| csv.serialize(escaped(row, names)).map_err(io::Error::from))?;
-            csv.flush().map_err(failed)?;
-            summary
-        }
+    export_from(&db, request, out)
+}
+
+fn export_from(db: &Connection, request: &Request<'_>, out: &mut dyn Write) -> Result<Summary, ExportError> {
+    let mut lines: Box<dyn Lines + '_> = match request.format {
+        Format::Jsonl => Box::new(lines::Jsonl),
+        Format::Csv => Box::new(lines::Csv),
+        Format::Focus => Box::new(focus::Focus::new(request)?),
+        Format::CloudEvents => Box::new(events::CloudEvents::new(request.reports)),
+        Format::Stripe => Box::new(events::Stripe::new(request.customers)),
     };
+    let failed = |source| ExportError::Write { path: "output".to_owned(), source };
+    let of_line = |error| match error {
+        LineError::Write(source) => failed(source),
+        LineError::Refused(error) => error,
+    };
+    let mut out = BufWriter::with_capacity(1 << 16, out);
+    lines.begin(&mut out).map_err(failed)?;
+    let mut count = 0;
+    let mut summary = each_settled(db, request.period, request.org_id, |row| {
+        count += lines.row(row, &mut out).map_err(of_line)?;
+        Ok(())
+    })?;
+    summary.lines = count + lines.end(&mut out).map_err(of_line)?;
     out.flush().map_err(failed)?;
     Ok(summary)
 }
 
-/// As [`export`] into a file, which appears complete or not at all.
-pub fn export_to_file(
-    dir: &Path,
-    names: &Names,
-    format: Format,
-    period: Period,
+/// As [`export`] into a file, which appears complete or not at all, with its [`manifest`] beside it.
+pub fn export_to_file(dir: &Path, request: &Request<'_>, path: &Path) -> Result<Summary, ExportError> {
+    let db = reader::open(dir)?;
+    let mut written = None;
+    whole_file(path, |file| {
+        let mut hashed = manifest::Hashed::new(file);
+        let summary = export_from(&db, request, &mut hashed)?;
+        written = Some((summary, hashed.finish()));
+        Ok(())
+    })?;
+    let Some((summary, (sha256, bytes))) = written else { return Ok(Summary::default()) };
+    let text = manifest::Manifest::of(&db, request, &summary, sha256, bytes)?.render(path);
+    whole_file(&manifest::path_of(path), |file| {
+        let failed = |source| ExportError::Write { path: path.display().to_string(), source };
+        file.write_all(text.as_bytes()).map_err(failed)
+    })?;
+    Ok(summary)
+}
+
+/// Fills a file that appears under its name complete or not at all, also after a power cut.
+fn whole_file(
     path: &Path,
-) -> Result<Summary, ExportError> {
+    fill: impl FnOnce(&mut File) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".partial-{}", std::process::id()));
     let partial = PathBuf::from(partial);
@@ -141,121 +218,40 @@ pub fn export_to_file(
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
     };
-    let written = export(dir, names, format, period, &mut file);
-    let result = written.and_then(|summary| finish(&file).map(|()| summary).map_err(failed));
+    let result = fill(&mut file).and_then(|()| finish(&file).map_err(failed));
     if result.is_err() {
         let _ = fs::remove_file(&partial);
     }
     result
 }
 
-/// Calls `write` with every settled row of `period` in ledger order.
+/// Calls `each` with every settled row of `period`, in ledger order.
 pub(super) fn each_settled(
     db: &Connection,
     period: Period,
-    mut write: impl FnMut(&Transfer) -> io::Result<()>,
+    org_id: Option<&str>,
+    mut each: impl FnMut(&Transfer) -> Result<(), ExportError>,
 ) -> Result<Summary, ExportError> {
+    let span = reader::span(db, period).map_err(LedgerError::from)?;
     let sql = format!(
-        "SELECT {COLUMNS} FROM transfers WHERE kind = 'settle' AND at_ms >= ?1 AND at_ms < ?2 ORDER BY seq"
+        "SELECT {COLUMNS} FROM transfers WHERE kind = 'settle' AND seq BETWEEN ?1 AND ?2
+         AND (?3 IS NULL OR org_id = ?3) ORDER BY seq"
     );
     let mut statement = db.prepare(&sql).map_err(LedgerError::from)?;
-    let mut rows = statement.query(params![period.from_ms, period.to_ms]).map_err(LedgerError::from)?;
-    let mut summary = Summary::default();
+    let bounds = params![span.first, span.last, org_id];
+    let mut rows = statement.query(bounds).map_err(LedgerError::from)?;
+    let mut summary = Summary { is_final: span.is_final, ..Summary::default() };
+    (summary.first_seq, summary.last_seq) = match span.first <= span.last {
+        true => (Some(span.first), Some(span.last)),
+        false => (None, None),
+    };
     while let Some(row) = rows.next().map_err(LedgerError::from)? {
         let row = reader::transfer(row).map_err(LedgerError::from)?;
-        write(&row).map_err(|source| ExportError::Write { path: "output".to_owned(), source })?;
-        summary.lines += 1;
+        each(&row)?;
+        summary.requests += 1;
         summary.tokens += row.tokens.total();
         let cost = summary.cost.checked_add(row.cost.total);
         summary.cost = cost.ok_or_else(|| LedgerError::Corrupt("the costs do not fit".to_owned()))?;
-        summary.first_seq = summary.first_seq.or(Some(row.seq));
-        summary.last_seq = Some(row.seq);
     }
     Ok(summary)
 }
-
-fn line<'a>(row: &'a Transfer, names: &'a Names) -> Line<'a> {
-    let (facts, price) = (&row.facts, &row.facts.price);
-    Line {
-        seq: row.seq,
-        request_id: &row.request_id,
-        organisation_id: &facts.org_id,
-        organisation: names.of(&facts.org_id),
-        project_id: &facts.project_id,
-        project: names.of(&facts.project_id),
-        key_id: &facts.key_id,
-        key: names.of(&facts.key_id),
-        model: &price.model,
-        service_tier: &price.tier,
-        endpoint: &facts.endpoint,
-        admitted_at: civil::format_ms(facts.admitted_ms),
-        first_token_at: row.first_token_ms.map(civil::format_ms),
-        ended_at: civil::format_ms(row.at_ms),
-        end_reason: row.end.map_or("", EndReason::as_str),
-        uncached_input_tokens: row.tokens.uncached_input,
-        cached_input_tokens: row.tokens.cached_input,
-        output_tokens: row.tokens.output,
-        price_version: &price.id,
-        uncached_input_usd_per_million: price.uncached_input.to_usd_per_million(),
-        cached_input_usd_per_million: price.cached_input.to_usd_per_million(),
-        output_usd_per_million: price.output.to_usd_per_million(),
-        uncached_input_usd: row.cost.uncached_input.to_usd(),
-        cached_input_usd: row.cost.cached_input.to_usd(),
-        output_usd: row.cost.output.to_usd(),
-        cost_usd: row.cost.total.to_usd(),
-        uncached_input_picos: row.cost.uncached_input.0,
-        cached_input_picos: row.cost.cached_input.0,
-        output_picos: row.cost.output.0,
-        cost_picos: row.cost.total.0,
-        row_sha256: row.hash.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}")),
-    }
-}
-
-/// The line's values as CSV fields, each text safe to open in a spreadsheet.
-fn escaped(row: &Transfer, names: &Names) -> Vec<String> {
-    let value = serde_json::to_value(line(row, names)).unwrap_or_default();
-    let fields = value.as_object().into_iter().flatten().map(|(_, value)| match value {
-        serde_json::Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => {
-            format!("'{text}")
-        }
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Null => String::new(),
-        other => other.to_string(),
-    });
-    fields.collect()
-}
-
-/// The columns of the CSV form: the fields of [`Line`] in order.
-const HEADER: [&str; 31] = [
-    "seq",
-    "request_id",
-    "organisation_id",
-    "organisation",
-    "project_id",
-    "project",
-    "key_id",
-    "key",
-    "model",
-    "service_tier",
-    "endpoint",
-    "admitted_at",
-    "first_token_at",
-    "ended_at",
-    "end_reason",
-    "uncached_input_tokens",
-    "cached_input_tokens",
-    "output_tokens",
-    "price_version",
-    "uncached_input_usd_per_million",
-    "cached_input_usd_per_million",
-    "output_usd_per_million",
-    "uncached_input_usd",
-    "cached_input_usd",
-    "output_usd",
-    "cost_usd",
-    "uncached_input_picos",
-    "cached_input_picos",
-    "output_picos",
-    "cost_picos",
-    "row_sha256",
-];

@@ -9,6 +9,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::details::{Details, Tags};
+use super::period::Period;
 use super::row::{Facts, Transfer};
 use super::schema;
 use super::types::LedgerError;
@@ -42,6 +43,35 @@ pub(super) fn check_version(db: &Connection) -> Result<(), LedgerError> {
 
 pub(super) fn version(db: &Connection) -> rusqlite::Result<i64> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// The rows of a period.
+pub(super) struct Span {
+    /// First of them.
+    pub(super) first: i64,
+    /// Last of them; below `first` where there are none.
+    pub(super) last: i64,
+    /// No row can be added to the period any more: a row outside it is there already, and time never runs backwards.
+    pub(super) is_final: bool,
+}
+
+/// Rows are in the order of their instants, so their numbers are a period's bounds: found by bisection, without an index.
+pub(super) fn span(db: &Connection, period: Period) -> rusqlite::Result<Span> {
+    let last: i64 = db.query_row("SELECT coalesce(max(seq), 0) FROM transfers", [], |row| row.get(0))?;
+    let mut at = db.prepare("SELECT at_ms FROM transfers WHERE seq >= ?1 ORDER BY seq LIMIT 1")?;
+    let mut first_from = |ms: u64| -> rusqlite::Result<i64> {
+        let (mut low, mut high) = (1, last + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match at.query_row([middle], |row| row.get::<_, u64>(0))? < ms {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        Ok(low)
+    };
+    let (first, end) = (first_from(period.from_ms)?, first_from(period.to_ms)?);
+    Ok(Span { first, last: end - 1, is_final: end <= last })
 }
 
 /// A row in the order of [`schema::COLUMNS`].

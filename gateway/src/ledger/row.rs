@@ -79,6 +79,16 @@ pub(super) struct Transfer {
     pub(super) hash: Hash,
 }
 
+/// What a row bills for one class of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Charge {
+    pub(super) class: &'static str,
+    pub(super) tokens: u32,
+    /// Per token.
+    pub(super) price: Picos,
+    pub(super) cost: Picos,
+}
+
 /// One side of a row's double entry; the amounts of a row add up to zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -107,6 +117,26 @@ impl Transfer {
             Ok(Entry { account, amount: Picos(amount) })
         })
         .collect()
+    }
+
+    /// What is billed, by token class.
+    pub(super) fn charges(&self) -> [Charge; 3] {
+        let (price, tokens, cost) = (&self.facts.price, self.tokens, self.cost);
+        [
+            Charge {
+                class: "uncached_input",
+                tokens: tokens.uncached_input,
+                price: price.uncached_input,
+                cost: cost.uncached_input,
+            },
+            Charge {
+                class: "cached_input",
+                tokens: tokens.cached_input,
+                price: price.cached_input,
+                cost: cost.cached_input,
+            },
+            Charge { class: "output", tokens: tokens.output, price: price.output, cost: cost.output },
+        ]
     }
 
     pub(super) fn settled(&self) -> Option<Settled> {

@@ -1,5 +1,7 @@
 //! Usage and cost over a period, grouped.
 
+mod buckets;
+
 use std::path::Path;
 
 use rusqlite::params;
@@ -9,6 +11,8 @@ use super::reader;
 use super::types::LedgerError;
 use crate::accounts::Names;
 use crate::money::Picos;
+
+pub use buckets::{AnswerError, Dimension, Line, Question, Served, Watermark, answer};
 
 /// What a line of the report stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,13 @@ use rusqlite::{Connection, Rows};
 
 use super::details::Details;
 use super::export::each_settled;
+use super::export::focus::{Focus, lint::Lint};
 use super::period::Period;
 use super::reader;
 use super::row::{Entry, Facts, GENESIS, Hash, Kind, Transfer};
 use super::schema::{COLUMNS, GUARDS};
 use super::types::LedgerError;
+use crate::config::Reports;
 use crate::money::{Picos, PriceVersion, Tokens};
 
 /// Problems listed by text; beyond that they are only counted.
@@ -308,17 +310,31 @@ impl Audit {
     }
 
     fn check_export(&mut self, db: &Connection) -> Result<(), LedgerError> {
-        let exported = each_settled(db, Period::ALL, |_| Ok(()));
+        let reports = Reports::default();
+        let (mut focus, mut lint) = (Focus::of(&reports), Lint::default());
+        let exported = each_settled(db, Period::ALL, None, |row| {
+            if focus.is_past(row) {
+                focus.drain(|line| lint.line(line))?;
+            }
+            Ok(focus.add(row)?)
+        });
         match exported {
             Ok(summary) => {
-                let found = (summary.lines, summary.tokens, summary.cost);
+                let found = (summary.requests, summary.tokens, summary.cost);
                 let expected = (self.report.settled, self.report.tokens, self.report.cost);
                 if found != expected {
                     self.report.problem(format!("the export has {found:?}, the ledger {expected:?}"));
                 }
+                focus.drain(|line| lint.line(line))?;
+                let expected = (i128::from(self.report.tokens), i128::from(self.report.cost.0));
+                if (lint.tokens, lint.cost) != expected {
+                    let found = (lint.tokens, lint.cost);
+                    self.report.problem(format!("the FOCUS lines have {found:?}, the ledger {expected:?}"));
+                }
             }
             Err(error) => self.report.problem(format!("the export fails: {error}")),
         }
+        lint.problems.into_iter().for_each(|problem| self.report.problem(problem));
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use super::inflight::Opening;
 use super::streams::Streams;
 use super::{InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
 use crate::accounts::Identity;
-use crate::ledger::{Details, HoldError, HoldRequest, LedgerError, parse_sha256};
+use crate::ledger::{Details, HoldError, HoldRequest, LedgerError};
 use crate::limits::LimitError;
 use crate::money::{MoneyError, Picos, PriceVersion};
 
@@ -25,6 +25,8 @@ pub struct Job {
     pub endpoint: &'static str,
     /// Who pays.
     pub identity: Arc<Identity>,
+    /// What reports and receipts say about it.
+    pub details: Details,
     /// Prompts, at least one.
     pub prompts: Vec<PromptInput>,
     /// Choices per prompt.
@@ -246,9 +248,6 @@ fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, a
         budgets: job.identity.budgets,
         at_ms: unix_ms(),
         endpoint: job.endpoint.to_owned(),
-        details: Details {
-            weights_sha256: parse_sha256(&engine.card().sha256),
-            ..Details::of(&job.identity)
-        },
+        details: job.details.clone(),
     }
 }

@@ -18,6 +18,7 @@ mod hub;
 mod limits;
 mod messages;
 mod raw_http;
+mod reports;
 mod responses;
 mod sampling;
 mod sdk;

@@ -22,7 +22,7 @@ pub async fn create(
     request: Request,
 ) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body)?;
     generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
 }
@@ -43,7 +43,7 @@ pub async fn count_tokens(
     request: Request,
 ) -> ApiResult<Json<Value>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let tokens = request::read_count(body, &api.limits)?.count(&api, &caller).await?;
     Ok(Json(json!({"input_tokens": tokens})))
 }

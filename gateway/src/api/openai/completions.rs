@@ -29,7 +29,7 @@ pub async fn create(
     request: Request,
 ) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body).await?;
     generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
 }

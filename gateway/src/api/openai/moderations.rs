@@ -42,7 +42,7 @@ pub async fn create(
     request: Request,
 ) -> ApiResult<Answer<Moderation>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let texts = read(body)?;
     let results = texts.iter().map(|text| verdict(&api.guard, text)).collect();
     let id = format!("modr-{}", caller.scope.suffix());

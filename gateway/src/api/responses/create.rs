@@ -40,7 +40,7 @@ pub async fn create(
     request: Request,
 ) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let Prepared { generation, answer, background } = prepare(&api, &caller, body).await?;
     let response = if background {
         background::start(&api, &caller, generation, answer).await
@@ -88,7 +88,7 @@ pub async fn input_tokens(
     request: Request,
 ) -> ApiResult<Json<Value>> {
     let (parts, body) = request.into_parts();
-    let body = read_json(&parts.headers, body, api.body).await?;
+    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let mut wanted = request::read_count(body, &api.limits)?;
     set_prompt(&api, &caller, &mut wanted, caller.scope.suffix()).await?;
     let tokens = wanted.generation.count(&api, &caller).await.map_err(about_input)?;

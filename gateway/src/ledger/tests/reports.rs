@@ -1,9 +1,10 @@
 //! Export and usage report.
 
-use super::super::export::{Format, Summary, export, export_to_file};
+use super::super::export::{ExportError, Format, Request, Summary, export, export_to_file, manifest};
 use super::super::usage::{GroupBy, usage};
 use super::*;
 use crate::accounts::Names;
+use crate::config::Reports;
 
 fn names() -> Names {
     let pairs = [("org_1", "acme"), ("proj_1", "=cmd|' /C calc'!A0"), ("key_1", "a \"quoted\", name")];
@@ -24,9 +25,14 @@ async fn filled(dir: &Path) -> Ledger {
     ledger
 }
 
+fn asked<'a>(format: Format, period: Period, reports: &'a Reports) -> Request<'a> {
+    Request { format, period, org_id: None, reports, customers: &[] }
+}
+
 fn text(dir: &Path, format: Format, period: Period) -> (String, Summary) {
     let mut bytes = Vec::new();
-    let summary = export(dir, &names(), format, period, &mut bytes).unwrap();
+    let reports = Reports::default();
+    let summary = export(dir, &asked(format, period, &reports), &mut bytes).unwrap();
     (String::from_utf8(bytes).unwrap(), summary)
 }
 
@@ -46,10 +52,14 @@ async fn export_adds_up_in_both_formats() {
     );
     let usd = |line: &serde_json::Value| Picos::parse_usd(line["cost_usd"].as_str().unwrap()).unwrap();
     assert!(lines.iter().all(|line| usd(line).0 == line["cost_picos"].as_i64().unwrap()));
-    assert_eq!((lines[0]["organisation"].as_str(), lines[0]["key"].as_str()), (Some("acme"), Some("key_2")));
+    assert_eq!(
+        (lines[0]["organisation"].as_str(), lines[0]["key"].as_str()),
+        (Some("acme"), Some("a \"quoted\", name"))
+    );
     assert_eq!(lines[0]["ended_at"], "1970-01-01T00:00:01.000Z");
     assert_eq!(summary.cost, Picos(sum("cost_picos")));
-    assert_eq!((summary.lines, summary.first_seq, summary.last_seq), (5, Some(2), Some(10)));
+    // The hold that is still open is a row, too.
+    assert_eq!((summary.lines, summary.first_seq, summary.last_seq), (5, Some(1), Some(11)));
 
     let (csv_text, csv_summary) = text(dir.path(), Format::Csv, Period::ALL);
     assert_eq!(csv_summary, summary);
@@ -63,6 +73,7 @@ async fn export_adds_up_in_both_formats() {
             let expected = match &line[field] {
                 serde_json::Value::String(text) if field == "project" => format!("'{text}"),
                 serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Null => String::new(),
                 other => other.to_string(),
             };
             assert_eq!(value, expected, "{field}");
@@ -101,13 +112,14 @@ async fn a_file_appears_whole_or_not_at_all() {
     drop(filled(dir.path()).await);
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("usage.jsonl");
-    let write = |path: &Path| export_to_file(dir.path(), &names(), Format::Jsonl, Period::ALL, path);
+    let reports = Reports::default();
+    let write = |path: &Path| export_to_file(dir.path(), &asked(Format::Jsonl, Period::ALL, &reports), path);
     assert_eq!(write(&path).unwrap().lines, 5);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text(dir.path(), Format::Jsonl, Period::ALL).0);
     let missing = tempfile::tempdir().unwrap();
-    assert!(export_to_file(missing.path(), &names(), Format::Csv, Period::ALL, &path).is_err());
+    assert!(export_to_file(missing.path(), &asked(Format::Csv, Period::ALL, &reports), &path).is_err());
     assert!(write(&out.path().join("no/such/dir")).is_err());
-    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1, "no partial file is left");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 2, "no partial file is left");
 }
 
 #[tokio::test]
@@ -127,4 +139,140 @@ async fn usage_is_grouped() {
     let early = Period { from_ms: 0, to_ms: 2_000 };
     assert_eq!(usage(dir.path(), &names(), early, GroupBy::Model).unwrap()[0].uncached_input, 1);
     drop(ledger);
+}
+
+/// Requests of two keys and three tag sets over three hours, at random sizes.
+async fn three_hours(dir: &Path, seed: u64) -> Ledger {
+    let ledger = open(dir);
+    let mut state = seed;
+    let mut random = |below: u32| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(state >> 33).unwrap() % below
+    };
+    for n in 0..90_u64 {
+        let id = format!("r{n}");
+        let tags = Tags::new((random(3) > 0).then(|| ("team".to_owned(), random(2).to_string())));
+        let key_id = format!("key_{}", random(2));
+        let hold =
+            HoldRequest { key_id, at_ms: 0, details: Details { tags, ..details() }, ..request(&id, 1 << 40) };
+        ledger.hold(hold).await.unwrap();
+        let at_ms = n * 2 * 60_000;
+        let tokens = tokens(random(3), random(2_000), random(9_000_000));
+        ledger.settle(Settlement { at_ms, ..settlement(&id, tokens) }).await.unwrap();
+    }
+    ledger
+}
+
+#[tokio::test]
+async fn focus_lines_add_up_by_the_hour() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = three_hours(dir.path(), 1).await;
+    let report = closed_and_balanced(&ledger, dir.path());
+    let (focus, summary) = text(dir.path(), Format::Focus, Period::ALL);
+    let mut reader = csv::Reader::from_reader(focus.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let at = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let lines: Vec<_> = reader.records().map(Result::unwrap).collect();
+    assert_eq!(lines.len() as u64, summary.lines);
+    let picos: i64 = lines.iter().map(|line| Picos::parse_usd(&line[at("BilledCost")]).unwrap().0).sum();
+    assert_eq!(picos, report.cost.0);
+    let hours: std::collections::HashSet<_> =
+        lines.iter().map(|line| line[at("ChargePeriodStart")].to_owned()).collect();
+    assert_eq!(hours.len(), 3);
+    let tags: std::collections::HashSet<_> = lines.iter().map(|line| line[at("Tags")].to_owned()).collect();
+    assert_eq!(tags.len(), 3);
+    for line in &lines {
+        assert_eq!(&line[at("SubAccountName")], "'=cmd|' /C calc'!A0");
+        assert_eq!(&line[at("InvoiceId")], "1970-01-org_1");
+        assert!(line[at("x_LedgerFirstSequence")].parse::<u64>().unwrap() > 0);
+    }
+    let half = Period { from_ms: 0, to_ms: 1_800_000 };
+    let (reports, mut sink) = (Reports::default(), Vec::new());
+    let refused = export(dir.path(), &asked(Format::Focus, half, &reports), &mut sink);
+    assert!(matches!(refused, Err(ExportError::NotAnHour(_))));
+}
+
+#[tokio::test]
+async fn more_tag_sets_than_allowed_share_a_line_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = three_hours(dir.path(), 2).await;
+    drop(ledger);
+    let reports = Reports { max_tag_sets: 1, ..Reports::default() };
+    let mut bytes = Vec::new();
+    export(dir.path(), &asked(Format::Focus, Period::ALL, &reports), &mut bytes).unwrap();
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let header = reader.headers().unwrap().clone();
+    let at = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let mut omitted = 0;
+    for line in reader.records().map(Result::unwrap) {
+        if &line[at("x_TagsOmitted")] == "true" {
+            assert_eq!(&line[at("Tags")], "");
+            omitted += 1;
+        }
+    }
+    assert!(omitted > 0);
+}
+
+#[tokio::test]
+async fn events_are_one_a_class_and_never_two_of_an_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = three_hours(dir.path(), 3).await;
+    let total = closed_and_balanced(&ledger, dir.path()).tokens;
+    let customers = [("acme".to_owned(), "cus_1".to_owned())];
+    let reports = Reports { region: "eu west".to_owned(), ..Reports::default() };
+    let mut ids = std::collections::HashSet::new();
+    for (format, id, value) in
+        [(Format::CloudEvents, "/id", "/data/tokens"), (Format::Stripe, "/identifier", "/payload/value")]
+    {
+        let request = Request { customers: &customers, ..asked(format, Period::ALL, &reports) };
+        let mut bytes = Vec::new();
+        let summary = export(dir.path(), &request, &mut bytes).unwrap();
+        let mut sum = 0;
+        for line in String::from_utf8(bytes).unwrap().lines() {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |pointer: &str| event.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+            assert!(ids.insert((format, text(id))), "{line}");
+            sum += text(value).parse::<u64>().unwrap();
+            assert!(event.get("source").is_none_or(|source| source == "spillway/eu%20west"));
+        }
+        assert_eq!((sum, ids.iter().filter(|(of, _)| *of == format).count() as u64), (total, summary.lines));
+    }
+    let refused = export(dir.path(), &asked(Format::Stripe, Period::ALL, &reports), &mut Vec::new());
+    assert!(matches!(refused, Err(ExportError::NoCustomer { .. })));
+}
+
+#[tokio::test]
+async fn files_of_closed_periods_are_checked_against_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(three_hours(dir.path(), 4).await);
+    let out = tempfile::tempdir().unwrap();
+    let reports = Reports::default();
+    let hour = |n: u64| Period { from_ms: n * 3_600_000, to_ms: (n + 1) * 3_600_000 };
+    let write = |n: u64, format| {
+        let path = out.path().join(format!("{n}.{}", Format::as_str(format)));
+        export_to_file(dir.path(), &asked(format, hour(n), &reports), &path).unwrap()
+    };
+    let mut next = 1;
+    for n in 0..3 {
+        let summary = write(n, Format::Focus);
+        assert_eq!((summary.first_seq, summary.is_final), (Some(next), n < 2));
+        next = summary.last_seq.unwrap() + 1;
+    }
+    let check = || manifest::check_folder(dir.path(), out.path()).unwrap();
+    let checked = check();
+    assert_eq!((checked.files, checked.open, checked.problems), (3, 1, Vec::new()));
+    // A file left out, one changed, one twice.
+    let first = out.path().join("1.focus.manifest.json");
+    let kept = std::fs::read(&first).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    assert!(check().problems[0].contains("are in neither"), "{:?}", check().problems);
+    std::fs::write(&first, kept).unwrap();
+    let path = out.path().join("1.focus");
+    let changed = std::fs::read_to_string(&path).unwrap().replacen("key_1", "key_0", 1);
+    std::fs::write(&path, changed).unwrap();
+    assert!(check().problems[0].contains("SHA-256 differs"), "{:?}", check().problems);
+    write(1, Format::Focus);
+    let whole = out.path().join("0-again.focus");
+    export_to_file(dir.path(), &asked(Format::Focus, hour(0), &reports), &whole).unwrap();
+    assert!(check().problems[0].contains("are in both"), "{:?}", check().problems);
 }

@@ -8,11 +8,22 @@ const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Python interpreter of an environment that has the pinned client library.
 pub(crate) fn python() -> PathBuf {
-    let requirements = Path::new(CLIENTS).join("python/requirements.txt");
-    let folder = installed("venv", &[&requirements], |folder| {
+    environment("venv", "requirements.txt", &[])
+}
+
+/// Python interpreter of an environment that has the official FOCUS validator.
+pub(crate) fn focus_python() -> PathBuf {
+    environment("focus", "focus_requirements.txt", &["--no-deps", "--ignore-requires-python"])
+}
+
+fn environment(name: &str, requirements: &str, options: &[&str]) -> PathBuf {
+    let requirements = Path::new(CLIENTS).join("python").join(requirements);
+    let folder = installed(name, &[&requirements], |folder| {
         run(Command::new("python3").arg("-m").arg("venv").arg("--clear").arg(folder));
         run(Command::new(folder.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "-r"])
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(options)
+            .arg("-r")
             .arg(&requirements));
     });
     folder.join("bin/python")

@@ -1,0 +1,157 @@
+//! Every column of FOCUS 1.2 and of FOCUS 1.4, and our own, which begin with `x_`. An empty value is null.
+
+use super::Line;
+use crate::civil;
+use crate::ledger::details::Tags;
+use crate::ledger::export::decimal;
+use crate::ledger::export::text::inert;
+
+/// Places of an amount of pico-USD.
+const USD: usize = 12;
+/// Places of a price in USD per 1M tokens, and of a quantity of 1M tokens.
+const PER_MILLION: usize = 6;
+
+/// A column: its name, and its value for a line.
+pub(in crate::ledger) type Column = (&'static str, fn(&Line<'_>) -> String);
+
+/// In the order of the specification's column list; readers go by name.
+pub(super) const COLUMNS: [Column; 78] = [
+    ("AllocatedMethodDetails", null),
+    ("AllocatedMethodId", null),
+    ("AllocatedResourceId", null),
+    ("AllocatedResourceName", null),
+    ("AllocatedTags", null),
+    ("AvailabilityZone", null),
+    ("BilledCost", cost),
+    ("BillingAccountId", |line| line.group.org_id.clone()),
+    ("BillingAccountName", |line| inert(line.sums.org_name.clone())),
+    ("BillingAccountType", |_| "Organization".to_owned()),
+    ("BillingCurrency", usd),
+    ("BillingPeriodEnd", |line| civil::format_s(civil::month_of(line.hour_ms).1)),
+    ("BillingPeriodStart", |line| civil::format_s(civil::month_of(line.hour_ms).0)),
+    ("CapacityReservationId", null),
+    ("CapacityReservationStatus", null),
+    ("ChargeCategory", |_| "Usage".to_owned()),
+    ("ChargeClass", null),
+    ("ChargeDescription", description),
+    ("ChargeFrequency", |_| "Usage-Based".to_owned()),
+    ("ChargePeriodEnd", |line| civil::format_s(line.hour_ms + super::HOUR_MS)),
+    ("ChargePeriodStart", |line| civil::format_s(line.hour_ms)),
+    ("CommitmentDiscountCategory", null),
+    ("CommitmentDiscountId", null),
+    ("CommitmentDiscountName", null),
+    ("CommitmentDiscountQuantity", null),
+    ("CommitmentDiscountStatus", null),
+    ("CommitmentDiscountType", null),
+    ("CommitmentDiscountUnit", null),
+    ("CommitmentProgramEligibilityDetails", null),
+    ("ConsumedQuantity", |line| decimal(line.sums.tokens.into(), 0)),
+    ("ConsumedUnit", |_| "Tokens".to_owned()),
+    ("ContractApplied", null),
+    ("ContractedCost", cost),
+    ("ContractedUnitPrice", unit_price),
+    ("EffectiveCost", cost),
+    ("HostProviderName", provider),
+    ("InvoiceDetailId", null),
+    ("InvoiceId", |line| invoice_id(&line.group.org_id, line.hour_ms)),
+    ("InvoiceIssuerName", provider),
+    ("ListCost", cost),
+    ("ListUnitPrice", unit_price),
+    ("PricingCategory", pricing_category),
+    ("PricingCurrency", usd),
+    ("PricingCurrencyContractedUnitPrice", unit_price),
+    ("PricingCurrencyEffectiveCost", cost),
+    ("PricingCurrencyListUnitPrice", unit_price),
+    ("PricingQuantity", |line| decimal(line.sums.tokens.into(), PER_MILLION)),
+    ("PricingUnit", |_| "1000000 Tokens".to_owned()),
+    ("ProviderName", provider),
+    ("PublisherName", provider),
+    ("RegionId", region),
+    ("RegionName", region),
+    ("ResourceId", |line| inert(line.group.model.clone())),
+    ("ResourceName", |line| inert(line.group.model.clone())),
+    ("ResourceType", |_| "Model".to_owned()),
+    ("ServiceCategory", |_| "AI and Machine Learning".to_owned()),
+    ("ServiceName", |_| "Spillway Inference".to_owned()),
+    ("ServiceProviderName", provider),
+    ("ServiceSubcategory", |_| "Generative AI".to_owned()),
+    ("SkuId", |line| inert(format!("{}/{}/{}", line.group.model, line.group.tier, line.group.class))),
+    ("SkuMeter", |line| format!("{} tokens", class_name(line.group.class))),
+    ("SkuPriceDetails", price_details),
+    ("SkuPriceId", |line| format!("{}/{}", line.group.price_id, line.group.class)),
+    ("SubAccountId", |line| line.group.project_id.clone()),
+    ("SubAccountName", |line| inert(line.sums.project_name.clone())),
+    ("SubAccountType", |_| "Project".to_owned()),
+    ("Tags", |line| line.group.tags.as_ref().map_or(String::new(), |tags| Tags::as_json(tags).to_owned())),
+    ("x_ApiKeyId", |line| line.group.key_id.clone()),
+    ("x_ApiKeyName", |line| inert(line.sums.key_name.clone())),
+    ("x_LedgerFirstSequence", |line| line.sums.first_seq.to_string()),
+    ("x_LedgerLastSequence", |line| line.sums.last_seq.to_string()),
+    ("x_Model", |line| inert(line.group.model.clone())),
+    ("x_PriceVersion", |line| line.group.price_id.clone()),
+    ("x_RequestCount", |line| line.sums.requests.to_string()),
+    ("x_SchemaVersion", |_| "1".to_owned()),
+    ("x_ServiceTier", |line| inert(line.group.tier.clone())),
+    ("x_TagsOmitted", |line| line.group.tags_omitted.to_string()),
+    ("x_TokenType", |line| line.group.class.to_owned()),
+];
+
+/// Number of the monthly invoice of an organisation; it is provisional until the month is over.
+pub(in crate::ledger) fn invoice_id(org_id: &str, ms: u64) -> String {
+    let month: String = civil::format_date(civil::month_of(ms).0).chars().take(7).collect();
+    format!("{month}-{org_id}")
+}
+
+/// A token class as people say it.
+fn class_name(class: &str) -> &str {
+    match class {
+        "uncached_input" => "Uncached input",
+        "cached_input" => "Cached input",
+        "output" => "Output",
+        other => other,
+    }
+}
+
+fn null(_: &Line<'_>) -> String {
+    String::new()
+}
+
+fn usd(_: &Line<'_>) -> String {
+    "USD".to_owned()
+}
+
+fn provider(line: &Line<'_>) -> String {
+    inert(line.reports.provider.clone())
+}
+
+fn region(line: &Line<'_>) -> String {
+    inert(line.reports.region.clone())
+}
+
+fn cost(line: &Line<'_>) -> String {
+    decimal(line.sums.cost, USD)
+}
+
+fn unit_price(line: &Line<'_>) -> String {
+    decimal(line.sums.price.0.into(), PER_MILLION)
+}
+
+fn description(line: &Line<'_>) -> String {
+    let group = line.group;
+    inert(format!("{} {} tokens, {} tier", group.model, class_name(group.class).to_lowercase(), group.tier))
+}
+
+/// What is sold from spare capacity is priced below the list and may be interrupted.
+fn pricing_category(line: &Line<'_>) -> String {
+    let is_spare = matches!(line.group.tier.as_str(), "flex" | "batch" | "spot");
+    (if is_spare { "Dynamic" } else { "Standard" }).to_owned()
+}
+
+fn price_details(line: &Line<'_>) -> String {
+    let details = [("x_Model", &line.group.model), ("x_ServiceTier", &line.group.tier)];
+    let token_type = line.group.class.to_owned();
+    let all = details.into_iter().chain([("x_TokenType", &token_type)]);
+    let object: serde_json::Map<_, _> =
+        all.map(|(key, value)| (key.to_owned(), value.clone().into())).collect();
+    serde_json::Value::from(object).to_string()
+}
