@@ -196,18 +196,21 @@ impl GrammarCompiler {
         let (sender, receiver) = mpsc::sync_channel(1);
         let work = move || {
             let matcher = Matcher::new(factory.create_parser(grammar));
+            // A grammar without any first token (`start: start`) compiles too.
+            let is_possible = matcher.deep_clone().compute_mask().is_ok();
             drop(place);
             // The caller may have lost its patience.
-            let _ = sender.send(matcher);
+            let _ = sender.send((matcher, is_possible));
         };
         let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
         thread.spawn(work).map_err(invalid)?;
         let limit_ms = self.limits.compile_ms;
-        let matcher = receiver
+        let (matcher, is_possible) = receiver
             .recv_timeout(Duration::from_millis(limit_ms))
             .map_err(|_| GrammarError::Slow { limit_ms })?;
         match matcher.get_error() {
             Some(error) => Err(invalid(error)),
+            None if !is_possible => Err(invalid("no answer is possible")),
             None => Ok(Grammar { start: Arc::new(matcher), eos: self.tokenizer.eos_ids().into() }),
         }
     }
