@@ -103,7 +103,7 @@ pub struct Stats {
     pub cancelled: u64,
     /// Duration of the last step, microseconds.
     pub last_step_us: u64,
-    /// The same by service tier, in the order of [`crate::Tier::ALL`].
+    /// Some of it by service tier, in the order of [`crate::Tier::ALL`].
     pub tiers: [TierStats; 6],
 }
 

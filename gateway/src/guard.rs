@@ -5,6 +5,8 @@
 
 mod output;
 
+use std::sync::Arc;
+
 use regex::Regex;
 
 pub use crate::config::{InputAction, OutputAction};
@@ -15,7 +17,9 @@ use crate::config::GuardSection;
 /// The compiled rules.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
+    /// Those that concern answers.
+    of_output: Arc<[Rule]>,
     hold_bytes: usize,
 }
 
@@ -37,8 +41,9 @@ impl Guard {
             let (name, regex) = (rule.name.clone(), rule.regex()?);
             Ok(Rule { name, regex, input: rule.input, output: rule.output })
         };
-        let rules = section.rule.iter().map(rule).collect::<Result<_, regex::Error>>()?;
-        Ok(Self { rules, hold_bytes: section.hold_bytes })
+        let rules = section.rule.iter().map(rule).collect::<Result<Arc<[Rule]>, regex::Error>>()?;
+        let of_output = rules.iter().filter(|rule| rule.output != OutputAction::Off).cloned().collect();
+        Ok(Self { rules, of_output, hold_bytes: section.hold_bytes })
     }
 
     /// Whether prompts need to be searched at all.
@@ -57,10 +62,13 @@ impl Guard {
         self.rules.iter().map(|rule| (rule.name.as_str(), rule.regex.is_match(text)))
     }
 
+    /// Whether answers need to be searched at all.
+    pub fn screens_output(&self) -> bool {
+        !self.of_output.is_empty()
+    }
+
     /// A screen for one choice; `None` where no rule concerns answers.
     pub fn output(&self) -> Option<OutputGuard> {
-        let rules: Vec<Rule> =
-            self.rules.iter().filter(|rule| rule.output != OutputAction::Off).cloned().collect();
-        (!rules.is_empty()).then(|| OutputGuard::new(rules, self.hold_bytes))
+        self.screens_output().then(|| OutputGuard::new(Arc::clone(&self.of_output), self.hold_bytes))
     }
 }

@@ -1,7 +1,7 @@
 //! Spillway's gateway: HTTP, identity, limits and money around the engine.
 //!
 //! It knows nothing of tensors, blocks or devices. Modules form a row and each uses only those before it:
-//! `civil`, `money`, `config` < `accounts`, `guard`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
+//! `civil`, `money`, `config`, `sqlite` < `accounts`, `guard`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -19,4 +19,5 @@ pub mod receipts;
 pub mod responses;
 pub mod server;
 pub mod serving;
+mod sqlite;
 pub mod telemetry;

@@ -167,7 +167,7 @@ impl Store {
         raw.map(Raw::parse).transpose()
     }
 
-    /// An answer and all that it goes on from, oldest first; `None` in place of those where one of them is not kept any more,
+    /// An answer and all that it goes on from, oldest first and without their events; `None` in place of those where one of them is not kept any more,
     /// or where they are more than allowed.
     pub fn chain(&self, org_id: &str, id: &str, now_ms: u64) -> Result<Option<Vec<Stored>>, StoreError> {
         let inner = self.lock();
@@ -177,7 +177,7 @@ impl Store {
                  SELECT n + 1, previous_id FROM chain JOIN responses ON id = cid
                  WHERE org_id = ?2 AND previous_id IS NOT NULL AND n + 1 < ?4
              )
-             SELECT {COLUMNS} FROM chain JOIN responses ON id = cid
+             SELECT {WITHOUT_EVENTS} FROM chain JOIN responses ON id = cid
              WHERE org_id = ?2 AND expires_ms > ?3 ORDER BY n DESC"
         ))?;
         let rows = statement.query_map(params![id, org_id, now_ms, self.max_chain], raw)?;
@@ -217,6 +217,7 @@ fn make_room(db: &Connection, org_id: &str, keep: &str, limit: usize) -> Result<
 }
 
 const COLUMNS: &str = "id, org_id, previous_id, response, input, events, background, created_ms";
+const WITHOUT_EVENTS: &str = "id, org_id, previous_id, response, input, '', background, created_ms";
 
 struct Raw {
     stored: Stored,

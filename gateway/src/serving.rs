@@ -19,7 +19,7 @@ pub use delivery::{Delivery, WireState};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
 pub use step::{Cause, Receipt, Step};
-pub use tokenise::PromptInput;
+pub use tokenise::{PromptInput, off_thread};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

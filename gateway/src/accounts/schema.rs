@@ -1,12 +1,12 @@
 //! Opening the database file.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::AccountsError;
 use super::secret::Pepper;
+use crate::sqlite;
 
 const VERSION: i64 = 1;
 
@@ -30,10 +30,8 @@ CREATE TABLE keys (
 ";
 
 pub(super) fn open(dir: &Path, pepper: &Pepper) -> Result<Connection, AccountsError> {
-    let mut db = Connection::open(dir.join("spillway.db"))?;
-    // The command line and the server share the file; writes take milliseconds, so five seconds are ample.
-    db.busy_timeout(Duration::from_secs(5))?;
-    write_ahead(&db)?;
+    // The command line and the server share the file.
+    let mut db = sqlite::open(&dir.join("spillway.db"))?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -64,17 +62,4 @@ fn check_pepper(db: &Connection, dir: &Path, pepper: &Pepper) -> Result<(), Acco
             Ok(())
         }
     }
-}
-
-/// Switches to the write-ahead log. SQLite does not wait for a lock here, so processes that start together try again.
-fn write_ahead(db: &Connection) -> rusqlite::Result<()> {
-    for _ in 0..500 {
-        match db.pragma_update(None, "journal_mode", "WAL") {
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            done => return done,
-        }
-    }
-    db.pragma_update(None, "journal_mode", "WAL")
 }

@@ -179,6 +179,16 @@ impl ApiError {
         Self { param: Some(param.into()), ..Self::new(code, message) }
     }
 
+    /// The same refusal where the field at fault has another name; `names` are pairs of ours and the surface's own.
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        let Some(param) = &mut self.param else { return self };
+        if let Some((ours, own)) = names.iter().find(|(ours, _)| ours == param) {
+            self.message = self.message.replace(&format!("'{ours}'"), &format!("'{own}'"));
+            *param = (*own).to_owned();
+        }
+        self
+    }
+
     /// The same refusal with the time after which a retry makes sense.
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);

@@ -28,7 +28,7 @@ use super::fields::unsupported;
 use super::scope::random;
 use crate::guard::Guard;
 use crate::ledger::{Details, Tags, parse_sha256};
-use crate::serving::{AdmitError, Job, PromptInput, WireState};
+use crate::serving::{AdmitError, Job, PromptInput, WireState, off_thread};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
 #[derive(Debug, Default)]
@@ -155,8 +155,13 @@ impl Generation {
             }),
             PromptInput::Text(_) | PromptInput::Tokens(_) => false,
         };
-        if !self.tools.tools.is_empty() || self.prompts.iter().any(uses_tools) {
+        if !self.tools.tools.is_empty() {
             return Err(unsupported("tools"));
+        }
+        if let Some(prompt) = self.prompts.iter().find(|prompt| uses_tools(prompt)) {
+            let message =
+                "Calls, their results and reasoning in a conversation are not offered by this server yet.";
+            return Err(ApiError::param(Code::UnsupportedContent, prompt.field(), message));
         }
         if self.format != Format::Text {
             return Err(unsupported("format"));
@@ -172,7 +177,7 @@ impl Generation {
         sampling.logprobs = self.logprobs;
         sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
-        self.screen(&api.guard, engine)?;
+        self.screen(&api.guard, engine).await?;
         let choices = self.choices();
         let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
         let tags = tags.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
@@ -202,8 +207,8 @@ impl Generation {
     }
 
     /// Refuses what the operator's content rules forbid.
-    fn screen(&self, guard: &Guard, engine: &Engine) -> ApiResult<()> {
-        if self.logprobs.is_some() && guard.output().is_some() {
+    async fn screen(&self, guard: &Guard, engine: &Engine) -> ApiResult<()> {
+        if self.logprobs.is_some() && guard.screens_output() {
             let message =
                 "Answers are screened here, so log probabilities are not told. Leave out 'logprobs'.";
             return Err(ApiError::param(Code::UnsupportedValue, "logprobs", message));
@@ -212,7 +217,10 @@ impl Generation {
             return Ok(());
         }
         for prompt in &self.prompts {
-            if let Some(rule) = guard.refuses(&prompt.text(engine.tokenizer())) {
+            let (guard, text) = (guard.clone(), prompt.text(engine.tokenizer()));
+            let bytes = text.len();
+            let found = off_thread(bytes, move || guard.refuses(&text).map(str::to_owned)).await?;
+            if let Some(rule) = found {
                 let message =
                     format!("The prompt breaks this server's content rule '{rule}'. Nothing was charged.");
                 return Err(ApiError::param(Code::ContentPolicy, prompt.field(), message));

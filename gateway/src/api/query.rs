@@ -47,13 +47,18 @@ impl Query {
     }
 
     /// Takes an integer of `min..=max`.
-    pub fn count(&mut self, name: &str, min: u32, max: u32) -> ApiResult<Option<u32>> {
+    pub fn integer(&mut self, name: &str, min: i64, max: i64) -> ApiResult<Option<i64>> {
         let parse = |text: String| {
             let number = text.parse().map_err(|_| invalid(name, "expected an integer"))?;
-            let number = integer_of(name, &Json::Integer(number), min.into(), max.into())?;
-            Ok(u32::try_from(number).expect("within the u32 bounds above"))
+            integer_of(name, &Json::Integer(number), min, max)
         };
         self.string(name)?.map(parse).transpose()
+    }
+
+    /// Takes an integer of `min..=max`, both within `u32`.
+    pub fn count(&mut self, name: &str, min: u32, max: u32) -> ApiResult<Option<u32>> {
+        let number = self.integer(name, min.into(), max.into())?;
+        Ok(number.map(|number| u32::try_from(number).expect("within the u32 bounds above")))
     }
 
     /// Refuses what is left.

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
 use bytes::Bytes;
 use futures::Stream;
 use serde::Serialize;
@@ -37,6 +39,16 @@ fn write(bytes: &mut Vec<u8>, payload: &impl Serialize) {
     serde_json::to_writer(&mut *bytes, payload)
         .expect("wire structs have string keys and no failing serializers");
     bytes.extend_from_slice(b"\n\n");
+}
+
+/// A response whose body is a stream of events.
+pub fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }
 
 /// A piece of the stream and the output tokens of one choice that it carries.

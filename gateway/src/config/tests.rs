@@ -25,6 +25,14 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
+fn the_example_of_the_readme_is_taken() {
+    let readme = include_str!("../../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let config = load(rest.split_once("```").unwrap().0, &[]).unwrap();
+    assert_eq!((config.server.listen.port(), config.limits.key_requests_per_minute), (8080, 600));
+}
+
+#[test]
 fn defaults_lie_within_their_bounds_and_round_trip() {
     for bound in bounds() {
         assert!((bound.min..=bound.max).contains(&bound.default), "{bound:?}");

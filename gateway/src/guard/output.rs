@@ -1,6 +1,7 @@
 //! One choice's answer, searched as it comes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{OutputAction, Rule};
 
@@ -19,7 +20,7 @@ pub struct Screened {
 /// Holds back a little text and searches it.
 #[derive(Clone, Debug)]
 pub struct OutputGuard {
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
     hold_bytes: usize,
     /// The end of what was told, then what is held back.
     buffer: String,
@@ -27,7 +28,7 @@ pub struct OutputGuard {
 }
 
 impl OutputGuard {
-    pub(super) fn new(rules: Vec<Rule>, hold_bytes: usize) -> Self {
+    pub(super) fn new(rules: Arc<[Rule]>, hold_bytes: usize) -> Self {
         Self { rules, hold_bytes, buffer: String::new(), told: 0 }
     }
 

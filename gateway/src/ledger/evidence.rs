@@ -64,6 +64,7 @@ impl Evidences {
 
     /// What is settled under `request_id`.
     pub fn find(&self, request_id: &str) -> Result<Option<Evidence>, LedgerError> {
+        // The first condition is that of the index over endings.
         let sql = format!(
             "SELECT {COLUMNS} FROM transfers WHERE request_id = ?1 AND kind IN ('settle', 'void') AND kind = 'settle'"
         );

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row};
@@ -14,6 +13,7 @@ use super::row::{Facts, Transfer};
 use super::schema;
 use super::types::LedgerError;
 use crate::money::{Cost, Picos, PriceVersion, Tokens};
+use crate::sqlite;
 
 /// The ledger's file in a data directory.
 pub(super) const FILE: &str = "ledger.db";
@@ -28,7 +28,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, LedgerError> {
         &path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(sqlite::BUSY)?;
     check_version(&db)?;
     db.execute_batch("BEGIN")?;
     Ok(db)

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -16,6 +15,7 @@ use super::store::{Ended, Head, KeySums, OpenRow, State, Store, StoreError, Stor
 use super::types::{EndReason, LedgerError};
 use crate::config::make_private_dir;
 use crate::money::{Picos, Tokens};
+use crate::sqlite;
 
 /// Pages in the log before it is folded into the file; larger than the default, so that fewer commits pay for it.
 const WAL_PAGES: i64 = 4000;
@@ -54,9 +54,8 @@ impl SqliteStore {
         }
         // A log that is still there was not folded in by a clean stop.
         let unclean = dir.join(format!("{FILE}-wal")).exists();
-        let db = Connection::open(dir.join(FILE))?;
         // Only a reader that recovers the log after a crash can be in the way, and only for a moment.
-        db.busy_timeout(Duration::from_secs(5))?;
+        let db = sqlite::open(&dir.join(FILE))?;
         configure(&db)?;
         migrate(&db)?;
         reader::check_version(&db)?;
@@ -127,7 +126,6 @@ impl SqliteStore {
 }
 
 fn configure(db: &Connection) -> Result<(), LedgerError> {
-    db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;

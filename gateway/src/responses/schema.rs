@@ -1,13 +1,13 @@
 //! Opening the database file.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 use serde_json::{Value, json};
 
 use super::StoreError;
 use crate::config::make_private_dir;
+use crate::sqlite;
 
 const VERSION: i64 = 1;
 
@@ -33,9 +33,7 @@ END;
 
 pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
     make_private_dir(dir).map_err(|source| StoreError::Io { path: dir.display().to_string(), source })?;
-    let mut db = Connection::open(dir.join("responses.db"))?;
-    db.busy_timeout(Duration::from_secs(5))?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
+    let mut db = sqlite::open(&dir.join("responses.db"))?;
     // A crash of the process loses nothing, a crash of the machine the last moments; no money hangs on them.
     db.pragma_update(None, "synchronous", "NORMAL")?;
     // What replaces a row removes it first, and the triggers must hear of it.

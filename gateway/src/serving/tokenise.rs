@@ -5,8 +5,20 @@ use models::{Conversation, TemplateError, Tokenizer};
 
 use super::AdmitError;
 
-/// Encoding this many bytes takes well under a millisecond.
+/// Encoding or searching this many bytes takes well under a millisecond.
 const INLINE_BYTES: usize = 4 << 10;
+
+/// Works on `bytes` bytes of text: at once where they are few, else not on a thread that serves connections.
+pub async fn off_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AdmitError> {
+    if bytes <= INLINE_BYTES {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| AdmitError::Internal(format!("work on a text failed: {e}")))
+}
 
 /// A prompt as the caller gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,13 +72,8 @@ impl PromptInput {
         if at_least >= context {
             return Err(AdmitError::ContextLength { prompt: at_least, context, exact: false, field });
         }
-        let tokens = if bytes <= INLINE_BYTES {
-            self.encode(engine)?
-        } else {
-            let engine = engine.clone();
-            let job = tokio::task::spawn_blocking(move || self.encode(&engine));
-            job.await.map_err(|e| AdmitError::Internal(format!("encoding failed: {e}")))??
-        };
+        let own = engine.clone();
+        let tokens = off_thread(bytes, move || self.encode(&own)).await??;
         if tokens.len() >= context {
             return Err(AdmitError::ContextLength { prompt: tokens.len(), context, exact: true, field });
         }

@@ -45,6 +45,10 @@ fn a_forbidden_prompt_is_refused_and_free() {
     assert_eq!(server.post("/v1/completions", &key, &text).json()["error"]["param"], "prompt");
     let logprobs = server.chat(&key, &chat("Hi", json!({"logprobs": true})));
     assert_eq!(logprobs.json()["error"]["param"], "logprobs");
+    let long = server.chat(&key, &chat(&format!("{} bluebird", "word ".repeat(2_000)), json!({})));
+    assert_eq!(long.code(), "content_policy_violation", "{}", long.text());
+    let answer = json!({"model": crate::support::model_id(), "input": "Hi", "include": ["message.output_text.logprobs"]});
+    assert_eq!(server.post("/v1/responses", &key, &answer).json()["error"]["param"], "include");
     assert_eq!(server.chat(&key, &chat("Hi", json!({}))).status(), 200);
     assert_eq!(server.export().len(), 1);
 }

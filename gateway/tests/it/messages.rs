@@ -100,6 +100,10 @@ fn every_layer_speaks_this_form() {
     refused(&server.post_raw(path, &text, b"{}"), 415, "invalid_request_error");
     let large = vec![b' '; (4 << 20) + 1];
     refused(&server.post_raw(path, &[("x-api-key", key)], &large), 413, "request_too_large");
+    let schema = json!({"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}});
+    let reply = ask(server, key, schema);
+    refused(&reply, 400, "invalid_request_error");
+    assert_eq!(reply.json()["error"]["details"]["param"], "output_config.format", "{}", reply.text());
     // Made by the outermost checks, before any route.
     let mut wire = Wire::connect(server.address).expect("connect");
     let headers = [("Authorization", bearer.as_str()), ("Expect", "200-ok")];

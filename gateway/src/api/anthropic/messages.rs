@@ -11,7 +11,7 @@ use super::surface::Message;
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
-use crate::api::error::ApiResult;
+use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::Generation;
 use crate::api::json;
 
@@ -24,7 +24,13 @@ pub async fn create(
     let (parts, body) = request.into_parts();
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body)?;
-    generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
+    let response = generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await;
+    response.map_err(in_own_words)
+}
+
+/// A refusal in the words of this surface's fields.
+fn in_own_words(error: ApiError) -> ApiError {
+    error.renamed(&[("format", "output_config.format")])
 }
 
 /// Reads a body: what to generate, and how to shape the answer.
@@ -44,6 +50,7 @@ pub async fn count_tokens(
 ) -> ApiResult<Json<Value>> {
     let (parts, body) = request.into_parts();
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
-    let tokens = request::read_count(body, &api.limits)?.count(&api, &caller).await?;
+    let counted = request::read_count(body, &api.limits)?.count(&api, &caller).await;
+    let tokens = counted.map_err(in_own_words)?;
     Ok(Json(json!({"input_tokens": tokens})))
 }

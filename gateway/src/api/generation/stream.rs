@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::Response;
 use futures::stream::unfold;
 
 use super::run::{Progress, Run};
 use super::surface::Surface;
 use crate::api::error::ApiError;
-use crate::api::sse::{Delivered, Frame};
+use crate::api::sse::{self, Delivered, Frame};
 use crate::ledger::EndReason;
 use crate::serving::Cause;
 
@@ -21,12 +21,7 @@ pub fn respond(mut run: Run, surface: impl Surface) -> Response<Body> {
         let frame = driver.next_frame().await?;
         Some((frame, driver))
     });
-    let mut response = Response::new(Body::from_stream(Delivered::new(frames, delivery)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    sse::response(Body::from_stream(Delivered::new(frames, delivery)))
 }
 
 struct Driver<S> {

@@ -12,6 +12,7 @@ use crate::api::error::ApiResult;
 use crate::api::fields::{Fields, array_of, not_empty, unsupported, wrong_type};
 use crate::api::json::Json;
 use crate::guard::Guard;
+use crate::serving::off_thread;
 
 const MAX_MODEL_BYTES: usize = 256;
 /// Most texts of a request, as the public API allows.
@@ -44,7 +45,9 @@ pub async fn create(
     let (parts, body) = request.into_parts();
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let texts = read(body)?;
-    let results = texts.iter().map(|text| verdict(&api.guard, text)).collect();
+    let (bytes, guard) = (texts.iter().map(String::len).sum(), api.guard.clone());
+    let work = move || texts.iter().map(|text| verdict(&guard, text)).collect();
+    let results = off_thread(bytes, work).await?;
     let id = format!("modr-{}", caller.scope.suffix());
     Ok(Answer(Moderation { id, model: "content-rules", results }))
 }

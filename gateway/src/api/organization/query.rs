@@ -1,7 +1,10 @@
 //! The query of a report: every parameter is honoured or refused by name.
 
+use axum::http::Uri;
+
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::invalid;
+use crate::api::query::Query;
 use crate::ledger::usage::Dimension;
 
 /// Values of one filter.
@@ -11,8 +14,8 @@ const MAX_VALUES: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Width {
     pub(super) seconds: u64,
-    default: u64,
-    max: u64,
+    default: u32,
+    max: u32,
 }
 
 const WIDTHS: [(&str, Width); 3] = [
@@ -23,7 +26,7 @@ const WIDTHS: [(&str, Width); 3] = [
 
 /// A report's query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Query {
+pub(super) struct Report {
     pub(super) start_time: u64,
     pub(super) end_time: Option<u64>,
     pub(super) width: Width,
@@ -53,107 +56,99 @@ const DIMENSIONS: [(&str, &str, Dimension); 5] = [
     ("service_tier", "service_tiers", Dimension::Tier),
 ];
 
-impl Query {
-    /// Reads what stands behind the `?`.
-    pub(super) fn read(text: &str, with_line_items: bool) -> ApiResult<Self> {
-        let mut query = Self {
-            start_time: u64::MAX,
-            end_time: None,
-            width: WIDTHS[2].1,
-            limit: 0,
-            group_by: Vec::new(),
-            only: Vec::new(),
-            page: None,
-            min_sequence: 0,
-        };
-        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
-            // SDKs write lists with brackets, people without.
-            query.take(name.strip_suffix("[]").unwrap_or(&name), value.into_owned(), with_line_items)?;
-        }
-        if query.start_time == u64::MAX {
+/// Later than year 9999 is a mistake.
+const MAX_TIME: i64 = 253_402_300_799;
+
+impl Report {
+    /// Reads a URL's query.
+    pub(super) fn read(uri: &Uri, with_line_items: bool) -> ApiResult<Self> {
+        let mut query = Query::read(uri);
+        let Some(start_time) = time(&mut query, "start_time")? else {
             let message = "Missing required parameter: 'start_time', in Unix seconds.";
             return Err(ApiError::param(Code::MissingParameter, "start_time", message));
-        }
-        if query.end_time.is_some_and(|end| end <= query.start_time) {
+        };
+        let end_time = time(&mut query, "end_time")?;
+        if end_time.is_some_and(|end| end <= start_time) {
             return Err(invalid("end_time", "it must be after 'start_time'"));
         }
-        if query.limit == 0 {
-            query.limit = query.width.default;
-        }
-        if query.limit > query.width.max {
-            let reason = format!("at most {} buckets of this width fit on a page", query.width.max);
-            return Err(invalid("limit", &reason));
-        }
-        Ok(query)
-    }
-
-    fn take(&mut self, name: &str, value: String, with_line_items: bool) -> ApiResult<()> {
-        match name {
-            "start_time" => self.start_time = number(name, &value)?,
-            "end_time" => self.end_time = Some(number(name, &value)?),
-            "limit" => self.limit = number(name, &value)?.max(1),
-            "min_sequence" => self.min_sequence = i64::try_from(number(name, &value)?).unwrap_or(i64::MAX),
-            "page" => {
-                let begin =
-                    value.strip_prefix("page_").ok_or_else(|| invalid(name, "it is no page of ours"))?;
-                self.page = Some(number(name, begin)?);
-            }
-            "bucket_width" => {
-                let found = WIDTHS.iter().find(|(width, _)| *width == value);
-                self.width = found.ok_or_else(|| invalid(name, "expected '1m', '1h' or '1d'"))?.1;
-            }
-            "group_by" => {
-                for part in value.split(',') {
-                    let by =
-                        DIMENSIONS.iter().find(|(group, ..)| *group == part).map(|found| Group::By(found.2));
-                    let line_item = (with_line_items && part == "line_item").then_some(Group::LineItem);
-                    let group = by.or(line_item).ok_or_else(|| invalid(name, "it has an unknown field"))?;
-                    if !self.group_by.contains(&group) {
-                        self.group_by.push(group);
-                    }
-                }
-            }
-            _ => match DIMENSIONS.iter().find(|(_, filter, _)| *filter == name) {
-                Some(&(_, _, dimension)) => self.restrict(name, dimension, value)?,
-                None => {
-                    let name: String = name.chars().take(64).collect();
-                    let message = format!("Unknown parameter: '{name}'.");
-                    return Err(ApiError::param(Code::UnknownParameter, name, message));
-                }
-            },
-        }
-        Ok(())
-    }
-
-    fn restrict(&mut self, name: &str, dimension: Dimension, value: String) -> ApiResult<()> {
-        let at = self.only.iter().position(|(only, _)| *only == dimension).unwrap_or_else(|| {
-            self.only.push((dimension, Vec::new()));
-            self.only.len() - 1
-        });
-        let values = &mut self.only[at].1;
-        if values.len() == MAX_VALUES {
-            let message = format!("Invalid '{name}': more than the maximum {MAX_VALUES} values.");
-            return Err(ApiError::param(Code::ArrayTooLong, name, message));
-        }
-        values.push(value);
-        Ok(())
+        let width = width(&mut query)?;
+        let report = Self {
+            start_time,
+            end_time,
+            width,
+            limit: query.count("limit", 1, width.max)?.unwrap_or(width.default).into(),
+            group_by: groups(&mut query, with_line_items)?,
+            only: filters(&mut query)?,
+            page: page(&mut query)?,
+            min_sequence: query.integer("min_sequence", 0, i64::MAX)?.unwrap_or(0),
+        };
+        query.finish()?;
+        Ok(report)
     }
 }
 
-fn number(name: &str, text: &str) -> ApiResult<u64> {
-    /// Later than year 9999 is a mistake.
-    const MAX: u64 = 253_402_300_799;
-    let number = text.parse().ok().filter(|number| *number <= MAX);
-    number.ok_or_else(|| invalid(name, "expected a whole number that is not negative"))
+fn time(query: &mut Query, name: &str) -> ApiResult<Option<u64>> {
+    Ok(query.integer(name, 0, MAX_TIME)?.map(i64::cast_unsigned))
+}
+
+fn width(query: &mut Query) -> ApiResult<Width> {
+    let name = "bucket_width";
+    let Some(text) = query.string(name)? else { return Ok(WIDTHS[2].1) };
+    let found = WIDTHS.iter().find(|(width, _)| *width == text);
+    found.map(|found| found.1).ok_or_else(|| invalid(name, "expected '1m', '1h' or '1d'"))
+}
+
+fn page(query: &mut Query) -> ApiResult<Option<u64>> {
+    let parse = |text: String| {
+        let begin = text.strip_prefix("page_").and_then(|begin| begin.parse().ok());
+        begin
+            .filter(|begin| *begin <= MAX_TIME.cast_unsigned())
+            .ok_or_else(|| invalid("page", "it is no page of ours"))
+    };
+    query.string("page")?.map(parse).transpose()
+}
+
+fn groups(query: &mut Query, with_line_items: bool) -> ApiResult<Vec<Group>> {
+    let mut groups = Vec::new();
+    for value in query.all("group_by") {
+        for part in value.split(',') {
+            let by = DIMENSIONS.iter().find(|(group, ..)| *group == part).map(|found| Group::By(found.2));
+            let line_item = (with_line_items && part == "line_item").then_some(Group::LineItem);
+            let group = by.or(line_item).ok_or_else(|| invalid("group_by", "it has an unknown field"))?;
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+    }
+    Ok(groups)
+}
+
+fn filters(query: &mut Query) -> ApiResult<Vec<(Dimension, Vec<String>)>> {
+    let mut only = Vec::new();
+    for (_, name, dimension) in DIMENSIONS {
+        let values = query.all(name);
+        if values.len() > MAX_VALUES {
+            let message = format!("Invalid '{name}': more than the maximum {MAX_VALUES} values.");
+            return Err(ApiError::param(Code::ArrayTooLong, name, message));
+        }
+        if !values.is_empty() {
+            only.push((dimension, values));
+        }
+    }
+    Ok(only)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(query: &str, with_line_items: bool) -> ApiResult<Report> {
+        Report::read(&format!("/x?{query}").parse().unwrap(), with_line_items)
+    }
+
     #[test]
     fn queries_are_read_strictly() {
-        let query = Query::read(
+        let query = read(
             "start_time=60&bucket_width=1h&group_by[]=model&group_by%5B%5D=api_key_id&models=a%20b&models=c&page=page_7",
             false,
         )
@@ -172,10 +167,10 @@ mod tests {
             ("start_time=9&page=9", "page"),
             ("start_time=9&colour=red", "colour"),
         ] {
-            assert_eq!(Query::read(text, false).unwrap_err().param.as_deref(), Some(param), "{text}");
+            assert_eq!(read(text, false).unwrap_err().param.as_deref(), Some(param), "{text}");
         }
-        assert!(Query::read("start_time=9&group_by=line_item", true).is_ok());
+        assert!(read("start_time=9&group_by=line_item", true).is_ok());
         let many = "start_time=9".to_owned() + &"&models=m".repeat(101);
-        assert_eq!(Query::read(&many, false).unwrap_err().code, Code::ArrayTooLong);
+        assert_eq!(read(&many, false).unwrap_err().code, Code::ArrayTooLong);
     }
 }

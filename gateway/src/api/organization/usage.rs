@@ -1,10 +1,11 @@
 //! `GET /v1/organization/usage/completions`, `/usage/embeddings` and `/costs`.
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
+use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
-use super::query::{Group, Query};
+use super::query::{Group, Report};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::error::{ApiError, ApiResult, Code};
@@ -14,34 +15,22 @@ use crate::money::Picos;
 use crate::serving::unix_ms;
 
 /// Usage of whatever generates text.
-pub async fn completions(
-    State(api): State<Shared>,
-    caller: Caller,
-    RawQuery(query): RawQuery,
-) -> ApiResult<Json<Value>> {
-    page(&api, &caller, query.as_deref(), Served::Completions).await
+pub async fn completions(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+    page(&api, &caller, &uri, Served::Completions).await
 }
 
 /// Usage of embeddings.
-pub async fn embeddings(
-    State(api): State<Shared>,
-    caller: Caller,
-    RawQuery(query): RawQuery,
-) -> ApiResult<Json<Value>> {
-    page(&api, &caller, query.as_deref(), Served::Embeddings).await
+pub async fn embeddings(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+    page(&api, &caller, &uri, Served::Embeddings).await
 }
 
 /// Costs of everything.
-pub async fn costs(
-    State(api): State<Shared>,
-    caller: Caller,
-    RawQuery(query): RawQuery,
-) -> ApiResult<Json<Value>> {
-    page(&api, &caller, query.as_deref(), Served::All).await
+pub async fn costs(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+    page(&api, &caller, &uri, Served::All).await
 }
 
-async fn page(api: &Shared, caller: &Caller, query: Option<&str>, served: Served) -> ApiResult<Json<Value>> {
-    let query = Query::read(query.unwrap_or_default(), served == Served::All)?;
+async fn page(api: &Shared, caller: &Caller, uri: &Uri, served: Served) -> ApiResult<Json<Value>> {
+    let query = Report::read(uri, served == Served::All)?;
     let width = query.width.seconds;
     let end = query.end_time.unwrap_or(unix_ms() / 1_000 + 1);
     let first = query.page.unwrap_or(query.start_time) / width * width;

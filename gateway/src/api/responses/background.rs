@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::Response;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::unfold;
@@ -134,19 +134,10 @@ pub(super) fn events(watcher: Watcher, first: usize, heartbeat: Duration) -> Res
             Ok(event) => Some((Ok::<_, Infallible>(event?), (watcher, number + 1))),
         }
     });
-    event_stream(Body::from_stream(frames))
+    sse::response(Body::from_stream(frames))
 }
 
 /// Events that are all there already.
 pub(super) fn past_events(events: &[String]) -> Response<Body> {
-    event_stream(Body::from(Bytes::from(events.concat())))
-}
-
-fn event_stream(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    sse::response(Body::from(Bytes::from(events.concat())))
 }

@@ -179,10 +179,7 @@ fn referenced(api: &Shared, org: &str, id: &str, place: usize) -> ApiResult<Item
     Err(ApiError::param(Code::InvalidValue, format!("input[{place}].id"), message))
 }
 
-/// The engine speaks of messages; here they came as input.
-fn about_input(mut error: ApiError) -> ApiError {
-    if error.param.as_deref() == Some("messages") {
-        error.param = Some("input".to_owned());
-    }
-    error
+/// A refusal in the words of this surface's fields.
+fn about_input(error: ApiError) -> ApiError {
+    error.renamed(&[("messages", "input"), ("format", "text.format"), ("logprobs", "include")])
 }

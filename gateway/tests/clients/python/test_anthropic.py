@@ -1,27 +1,18 @@
 """The official Anthropic client against a Spillway server.
 
-Prints the same lines as test_openai.py; usages are translated into its words.
+Usages are translated into the words of chat completions.
 """
 
 import asyncio
-import json
-import os
-import sys
 
 import anthropic
 from anthropic import Anthropic, AsyncAnthropic
 
-URL = os.environ["SPILLWAY_URL"].removesuffix("/v1")
-MODEL = os.environ["SPILLWAY_MODEL"]
-KEY = os.environ["SPILLWAY_KEY"]
-LIMITED = os.environ["SPILLWAY_KEY_LIMITED"]
-POOR = os.environ["SPILLWAY_KEY_POOR"]
+from harness import KEY, LIMITED, MODEL, POOR, URL, run, say
 
-client = Anthropic(base_url=URL, api_key=KEY, max_retries=0, timeout=120)
+BASE = URL.removesuffix("/v1")
 
-
-def say(label, value):
-    print(label, json.dumps(value), flush=True)
+client = Anthropic(base_url=BASE, api_key=KEY, max_retries=0, timeout=120)
 
 
 def saw(request_id, usage):
@@ -134,7 +125,7 @@ def fails(kind, call, error_type):
 
 def errors():
     def ask(key=KEY, model=MODEL, messages=None, **options):
-        other = Anthropic(base_url=URL, api_key=key, max_retries=0)
+        other = Anthropic(base_url=BASE, api_key=key, max_retries=0)
         options.setdefault("max_tokens", 2)
         return other.messages.create(model=model, messages=messages or user("Hi"), **options)
 
@@ -146,7 +137,7 @@ def errors():
     stray = lambda: client.post("/v1/messages/nonsense", cast_to=object, body={})
     fails(anthropic.NotFoundError, stray, "not_found_error")
     # A money refusal comes back at once.
-    poor = Anthropic(base_url=URL, api_key=POOR, max_retries=2)
+    poor = Anthropic(base_url=BASE, api_key=POOR, max_retries=2)
     poor_ask = lambda: poor.messages.create(model=MODEL, messages=user("Hi"), max_tokens=1)
     fails(anthropic.PaymentRequiredError, poor_ask, "billing_error")
     message = ask(key=LIMITED)
@@ -169,7 +160,7 @@ def leaving():
 
 
 async def async_messages():
-    async with AsyncAnthropic(base_url=URL, api_key=KEY, max_retries=0, timeout=120) as other:
+    async with AsyncAnthropic(base_url=BASE, api_key=KEY, max_retries=0, timeout=120) as other:
         message = await other.messages.create(model=MODEL, messages=user("Hi"), max_tokens=4)
         saw(message._request_id, message.usage)
 
@@ -186,6 +177,10 @@ async def async_messages():
         assert all(together) and together[5] == await one(5), together
 
 
+def run_async_messages():
+    asyncio.run(async_messages())
+
+
 CHECKS = [
     one_message,
     raw_stream,
@@ -195,21 +190,8 @@ CHECKS = [
     counted,
     errors,
     leaving,
-    lambda: asyncio.run(async_messages()),
+    run_async_messages,
 ]
 
 
-def main():
-    failed = 0
-    for number, check in enumerate(CHECKS):
-        name = check.__name__ if check.__name__ != "<lambda>" else "async_messages"
-        try:
-            check()
-            print(f"ok {name}", flush=True)
-        except Exception as error:  # noqa: BLE001 - the next checks shall run too
-            failed += 1
-            print(f"not ok {number} {name}: {type(error).__name__}: {error}", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run([(check.__name__, check) for check in CHECKS])

@@ -1,31 +1,14 @@
-"""The official Python client against a Spillway server.
-
-Prints `ok NAME` for each check, `usage {...}` for each usage that a client was given and `left {...}` for each stream
-that it left; the caller compares these lines with the bill.
-"""
+"""The official Python client against a Spillway server."""
 
 import asyncio
-import json
-import os
-import sys
 import threading
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-URL = os.environ["SPILLWAY_URL"]
-MODEL = os.environ["SPILLWAY_MODEL"]
-KEY = os.environ["SPILLWAY_KEY"]
-LIMITED = os.environ["SPILLWAY_KEY_LIMITED"]
-POOR = os.environ["SPILLWAY_KEY_POOR"]
+from harness import KEY, LIMITED, MODEL, POOR, URL, run, say
 
 client = OpenAI(base_url=URL, api_key=KEY, max_retries=0, timeout=120)
-printing = threading.Lock()
-
-
-def say(label, value):
-    with printing:
-        print(label, json.dumps(value), flush=True)
 
 
 def saw(request_id, usage):
@@ -275,6 +258,10 @@ def many_threads():
     assert not failures, failures
 
 
+def run_async_answers():
+    asyncio.run(async_answers())
+
+
 CHECKS = [
     sync_answer,
     sync_stream,
@@ -289,22 +276,9 @@ CHECKS = [
     error_classes,
     limits_and_budgets,
     leaving,
-    lambda: asyncio.run(async_answers()),
+    run_async_answers,
     many_threads,
 ]
 
 
-def main():
-    failed = 0
-    for number, check in enumerate(CHECKS):
-        name = check.__name__ if check.__name__ != "<lambda>" else "async_answers"
-        try:
-            check()
-            print(f"ok {name}", flush=True)
-        except Exception as error:  # noqa: BLE001 - the next checks shall run too
-            failed += 1
-            print(f"not ok {number} {name}: {type(error).__name__}: {error}", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run([(check.__name__, check) for check in CHECKS])

@@ -1,25 +1,19 @@
 """The official Python client's Responses against a Spillway server.
 
-Prints the same lines as test_openai.py; usages are translated into its words.
+Usages are translated into the words of chat completions.
 """
 
 import asyncio
-import json
-import os
-import sys
 import time
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-MODEL = os.environ["SPILLWAY_MODEL"]
-OPTIONS = {"base_url": os.environ["SPILLWAY_URL"], "api_key": os.environ["SPILLWAY_KEY"], "max_retries": 0, "timeout": 120}
+from harness import KEY, MODEL, URL, run, say
+
+OPTIONS = {"base_url": URL, "api_key": KEY, "max_retries": 0, "timeout": 120}
 
 client = OpenAI(**OPTIONS)
-
-
-def say(label, value):
-    print(label, json.dumps(value), flush=True)
 
 
 def saw(request_id, usage):
@@ -184,6 +178,10 @@ async def asynchronous():
         saw(stream.response.headers["x-request-id"], final.usage)
 
 
+def run_asynchronous():
+    asyncio.run(asynchronous())
+
+
 CHECKS = [
     one_response,
     stream,
@@ -196,21 +194,8 @@ CHECKS = [
     background,
     errors,
     leaving,
-    lambda: asyncio.run(asynchronous()),
+    run_asynchronous,
 ]
 
 
-def main():
-    failed = 0
-    for number, check in enumerate(CHECKS):
-        name = check.__name__ if check.__name__ != "<lambda>" else "asynchronous"
-        try:
-            check()
-            print(f"ok {name}", flush=True)
-        except Exception as error:  # noqa: BLE001 - the next checks shall run too
-            failed += 1
-            print(f"not ok {number} {name}: {type(error).__name__}: {error}", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run([(check.__name__, check) for check in CHECKS])

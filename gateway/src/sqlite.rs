@@ -1,0 +1,28 @@
+//! Opening a database of ours.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+/// How long a statement waits for another process; writes take milliseconds, so this is ample.
+pub(crate) const BUSY: Duration = Duration::from_secs(5);
+/// How often the switch to the write-ahead log is tried, a pause apart: as long as [`BUSY`] in all.
+const TRIES: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Opens or makes the database in `path`, with a write-ahead log.
+pub(crate) fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(BUSY)?;
+    // SQLite does not wait for a lock here, so processes that start together try again.
+    for _ in 1..TRIES {
+        match db.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result.map(|()| db),
+        }
+    }
+    db.pragma_update(None, "journal_mode", "WAL").map(|()| db)
+}
