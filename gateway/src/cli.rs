@@ -5,6 +5,7 @@ mod keys;
 mod reports;
 mod serve;
 
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,10 +72,25 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spillway: {error}");
+            // Whoever closed the pipe, like `head`, wants to hear no more.
+            if !is_broken_pipe(&*error) {
+                eprintln!("spillway: {error}");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on standard output; unlike `println!` it fails where nobody reads.
+fn print(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{line}")
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    })
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

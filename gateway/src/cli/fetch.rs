@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use models::Card;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::config::{Config, make_private_dir};
 
 /// Where pulled weights are kept.
@@ -38,7 +38,7 @@ pub(super) fn pull(model: &str, config: &Config) -> Result<(), Failure> {
         None if Path::new(model).is_file() => models::import(Path::new(model), &dir)?,
         None => return Err(unknown(model).into()),
     };
-    println!("{}", path.display());
+    print(format_args!("{}", path.display()))?;
     Ok(())
 }
 

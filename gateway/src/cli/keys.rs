@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use super::{Failure, print};
 use crate::accounts::{Accounts, KeyLimits, KeyRow, NewKey};
 use crate::civil;
 use crate::money::Picos;
@@ -60,7 +60,7 @@ pub(super) fn run(command: KeysCommand, dir: &Path) -> Result<(), Failure> {
         KeysCommand::List => list(dir),
         KeysCommand::Revoke { key } => {
             let row = Accounts::open(dir)?.revoke_key(&key, unix_ms())?;
-            println!("{} revoked", row.id);
+            print(format_args!("{} revoked", row.id))?;
             Ok(())
         }
     }
@@ -80,19 +80,22 @@ fn create(args: CreateArgs, dir: &Path) -> Result<(), Failure> {
     let new = NewKey { org: args.org, project: args.project, name: args.name, limits, budget, expires_at_ms };
     let created = Accounts::open(dir)?.create_key(&new, unix_ms())?;
     eprintln!("{} created; it is shown once:", created.id);
-    println!("{}", created.secret);
+    print(format_args!("{}", created.secret))?;
     Ok(())
 }
 
 fn list(dir: &Path) -> Result<(), Failure> {
     let now = unix_ms();
-    println!("{:<28} {:<14} {:<16} {:<16} {:<16} STATE", "ID", "PREFIX", "ORGANISATION", "PROJECT", "NAME");
+    print(format_args!(
+        "{:<28} {:<14} {:<16} {:<16} {:<16} STATE",
+        "ID", "PREFIX", "ORGANISATION", "PROJECT", "NAME"
+    ))?;
     for row in Accounts::open(dir)?.list_keys()? {
         let state = state(&row, now);
-        println!(
+        print(format_args!(
             "{:<28} {:<14} {:<16} {:<16} {:<16} {state}",
             row.id, row.prefix, row.org, row.project, row.name
-        );
+        ))?;
     }
     Ok(())
 }

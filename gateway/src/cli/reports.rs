@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::Failure;
+use super::{Failure, print};
 use crate::accounts::{Accounts, Names};
 use crate::civil;
 use crate::config::{Config, LedgerSection};
@@ -125,20 +125,20 @@ pub(super) fn usage(args: &UsageArgs, dir: &Path) -> Result<(), Failure> {
     for (grouping, by) in all {
         if args.by.is_none_or(|wanted| wanted as u8 == grouping as u8) {
             let rows = usage::usage(dir, &names, period, by)?;
-            print_usage(&format!("{grouping:?}").to_uppercase(), &rows);
+            print_usage(&format!("{grouping:?}").to_uppercase(), &rows)?;
         }
     }
     Ok(())
 }
 
-fn print_usage(title: &str, rows: &[usage::UsageRow]) {
-    println!(
+fn print_usage(title: &str, rows: &[usage::UsageRow]) -> std::io::Result<()> {
+    print(format_args!(
         "{title:<28} {:>9} {:>12} {:>12} {:>12} {:>12} {:>16}",
         "REQUESTS", "PROMPT", "UNCACHED", "CACHED", "OUTPUT", "USD"
-    );
+    ))?;
     for row in rows {
         let prompt = row.uncached_input + row.cached_input;
-        println!(
+        print(format_args!(
             "{:<28} {:>9} {prompt:>12} {:>12} {:>12} {:>12} {:>16}",
             row.name,
             row.requests,
@@ -146,15 +146,15 @@ fn print_usage(title: &str, rows: &[usage::UsageRow]) {
             row.cached_input,
             row.output,
             row.cost.to_usd()
-        );
+        ))?;
     }
     let total = rows.iter().try_fold(Picos::ZERO, |sum, row| sum.checked_add(row.cost));
-    println!(
+    print(format_args!(
         "{:<28} {:>9} {:>67}\n",
         "TOTAL",
         rows.iter().map(|row| row.requests).sum::<u64>(),
         total.map_or_else(|| "out of range".to_owned(), Picos::to_usd)
-    );
+    ))
 }
 
 /// Writes the bill.
@@ -199,21 +199,32 @@ fn org_id(names: &Names, text: &str) -> Result<String, Failure> {
 pub(super) fn verify(args: &VerifyArgs, dir: &Path) -> Result<(), Failure> {
     prepare(dir)?;
     let report = audit::verify(dir)?;
-    println!("{report}");
+    print(format_args!("{report}"))?;
     let mut problems = report.problem_count;
     if let Some(folder) = &args.exports {
         let checked = manifest::check_folder(dir, folder)?;
-        println!("exported files {}: {} of periods not over when written", checked.files, checked.open);
-        checked.problems.iter().for_each(|problem| println!("problem: {problem}"));
+        print(format_args!(
+            "exported files {}: {} of periods not over when written",
+            checked.files, checked.open
+        ))?;
+        for problem in &checked.problems {
+            print(format_args!("problem: {problem}"))?;
+        }
         if checked.problems.is_empty() {
-            println!("the files are what the ledger says");
+            print(format_args!("the files are what the ledger says"))?;
         }
         problems += checked.problems.len() as u64;
     }
     if let Some(file) = &args.receipts {
         let checked = receipts::check_file(dir, file)?;
-        println!("receipts {}: {} disagree with the ledger", checked.receipts, checked.problems.len());
-        checked.problems.iter().for_each(|problem| println!("problem: {problem}"));
+        print(format_args!(
+            "receipts {}: {} disagree with the ledger",
+            checked.receipts,
+            checked.problems.len()
+        ))?;
+        for problem in &checked.problems {
+            print(format_args!("problem: {problem}"))?;
+        }
         problems += checked.problems.len() as u64;
     }
     if problems == 0 { Ok(()) } else { Err(format!("{problems} problems found").into()) }

@@ -218,3 +218,18 @@ fn a_damaged_ledger_is_noticed() {
     let output = server.cli(&["verify"]);
     assert!(!output.status.success(), "a changed row was not noticed: {}", said(&output));
 }
+
+#[test]
+fn a_reader_that_leaves_is_no_accident() {
+    let server = Server::start(&Config::new());
+    for arguments in [&["usage"][..], &["verify"], &["keys", "list"], &["export", "--format", "csv"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let data = server.data();
+        let mut command = command(data.path());
+        let output = command.args(arguments).arg("--data").arg(data.path()).stdout(writer).output();
+        let output = output.expect("run spillway");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
+        assert!(output.stderr.is_empty(), "{arguments:?}: {}", said(&output));
+    }
+}
