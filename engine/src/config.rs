@@ -120,6 +120,12 @@ impl EngineConfig {
         }
     }
 
+    /// The same by the tier of who arrives: each tier keeps an eighth of the waiting places from those below it, so that
+    /// a flood of lower tiers does not turn higher ones away.
+    pub fn live_limits(&self) -> [usize; 6] {
+        crate::Tier::ALL.map(|tier| self.max_live() - self.max_waiting / 8 * tier.index())
+    }
+
     /// Most sequences that wait and run together.
     pub fn max_live(&self) -> usize {
         self.max_num_seqs + self.max_waiting

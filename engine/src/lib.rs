@@ -91,7 +91,7 @@ impl Engine {
         let runner = runner::Runner::new(model, num_blocks, config.block_size)
             .map_err(|error| StartError::Cache { num_blocks, reason: error.to_string() })?;
         let stats = Stats { free_blocks: num_blocks, total_blocks: num_blocks, ..Stats::default() };
-        let mailbox = Arc::new(Mailbox::new(config.max_live(), stats));
+        let mailbox = Arc::new(Mailbox::new(config.live_limits(), stats));
         let scheduler = scheduler::Scheduler::new(config.clone());
         let worker = worker::Worker::new(Arc::clone(&mailbox), scheduler, runner);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(|| worker.run())?;

@@ -51,13 +51,14 @@ pub(crate) struct Mailbox {
     work: Condvar,
     /// For callers: the thread has ended.
     stopped: Condvar,
-    max_live: usize,
+    /// Most live sequences when one of a tier arrives.
+    limits: [usize; 6],
 }
 
 impl Mailbox {
-    pub(crate) fn new(max_live: usize, stats: Stats) -> Self {
+    pub(crate) fn new(limits: [usize; 6], stats: Stats) -> Self {
         let state = Mutex::new(State { stats, ..State::default() });
-        Self { state, work: Condvar::new(), stopped: Condvar::new(), max_live }
+        Self { state, work: Condvar::new(), stopped: Condvar::new(), limits }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -74,8 +75,9 @@ impl Mailbox {
         if state.draining {
             return Err(SubmitError::Draining);
         }
-        if state.live >= self.max_live {
-            return Err(SubmitError::Full { waiting: state.live, limit: self.max_live });
+        let limit = self.limits[job.sequence.tier.index()];
+        if state.live >= limit {
+            return Err(SubmitError::Full { waiting: state.live, limit });
         }
         job.sequence.id = SeqId(state.next_id);
         state.next_id += 1;

@@ -16,12 +16,13 @@ mod money;
 mod sections;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
 pub use sections::{
     Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Reports, ResponsesSection, Server,
-    bounds, make_private_dir,
+    TenantRule, Tiers, bounds, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -34,6 +35,8 @@ pub struct Config {
     pub limits: Limits,
     /// The batching engine.
     pub engine: EngineSection,
+    /// Service tiers and shares.
+    pub tiers: Tiers,
     /// The model served.
     pub model: ModelSection,
     /// Prices and budgets.
@@ -136,6 +139,7 @@ impl Config {
         self.server.check_bounds()?;
         self.limits.check_bounds()?;
         self.engine.check_bounds()?;
+        self.tiers.validate()?;
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
         self.guard.validate()?;
@@ -177,7 +181,7 @@ impl Config {
 
     /// The prices as a rate card. After a successful [`Config::load`] it cannot fail.
     pub fn rate_card(&self) -> Result<RateCard, ConfigError> {
-        self.money.rate_card()
+        self.tiers.complete(self.money.rate_card()?)
     }
 }
 

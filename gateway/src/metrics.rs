@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use engine::Tier;
+
 /// Upper bounds of latency buckets, microseconds.
 const BUCKETS_US: [u64; 14] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -30,14 +32,22 @@ impl Histogram {
 
     fn render(&self, out: &mut String, name: &str, help: &str) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        self.samples(out, name, "");
+    }
+
+    /// The samples; `label` is empty or a label with a comma behind it.
+    fn samples(&self, out: &mut String, name: &str, label: &str) {
         let mut total = 0;
         for (bucket, bound) in self.buckets.iter().zip(BUCKETS_US) {
             total += bucket.load(Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {total}", bound as f64 / 1e6);
+            let _ = writeln!(out, "{name}_bucket{{{label}le=\"{}\"}} {total}", bound as f64 / 1e6);
         }
         total += self.buckets[BUCKETS_US.len()].load(Relaxed);
         let sum = self.sum_us.load(Relaxed) as f64 / 1e6;
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {total}\n{name}_sum {sum}\n{name}_count {total}");
+        let own =
+            if label.is_empty() { String::new() } else { format!("{{{}}}", label.trim_end_matches(',')) };
+        let _ = writeln!(out, "{name}_bucket{{{label}le=\"+Inf\"}} {total}");
+        let _ = writeln!(out, "{name}_sum{own} {sum}\n{name}_count{own} {total}");
     }
 }
 
@@ -71,6 +81,12 @@ pub struct Metrics {
     pub tokens: Counters,
     /// Admitted requests by endpoint and ending.
     pub endings: Counters,
+    /// Settled tokens by service tier and class.
+    pub tier_tokens: Counters,
+    /// From request to first output token, by service tier.
+    pub tier_first_token: [Histogram; 6],
+    /// Between output tokens, by service tier.
+    pub tier_next_token: [Histogram; 6],
     /// From request to first output token.
     pub first_token: Histogram,
     /// Between output tokens of a choice's stream.
@@ -95,6 +111,25 @@ impl Metrics {
             "Admitted requests ended.",
             ["endpoint", "end"],
         );
+        let tokens = "Tokens settled by service tier.";
+        self.tier_tokens.render(&mut out, "spillway_tier_tokens_total", tokens, ["tier", "class"]);
+        for (name, help, histograms) in [
+            (
+                "spillway_tier_time_to_first_token_seconds",
+                "Time from request to first output token by service tier.",
+                &self.tier_first_token,
+            ),
+            (
+                "spillway_tier_inter_token_seconds",
+                "Time between output deltas by service tier.",
+                &self.tier_next_token,
+            ),
+        ] {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+            for (tier, histogram) in Tier::ALL.into_iter().zip(histograms) {
+                histogram.samples(&mut out, name, &format!("tier=\"{}\",", tier.name()));
+            }
+        }
         let first = "Time from request to first output token.";
         self.first_token.render(&mut out, "spillway_time_to_first_token_seconds", first);
         let next = "Time between output deltas of a request.";

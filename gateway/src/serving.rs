@@ -12,6 +12,7 @@ mod lifecycle;
 mod meter;
 mod step;
 mod streams;
+mod tiers;
 mod tokenise;
 
 pub use admission::{AdmitError, Job};
@@ -19,6 +20,7 @@ pub use delivery::{Delivery, WireState};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
 pub use step::{Cause, Receipt, Step};
+pub use tiers::{TierError, TierPolicy, names as tier_names};
 pub use tokenise::{PromptInput, off_thread};
 
 use std::sync::Arc;
@@ -64,6 +66,8 @@ pub struct Serving {
     pub limiter: Limiter,
     /// Prices.
     pub rates: RateCard,
+    /// Who may use which tier, and their weights.
+    pub tiers: TierPolicy,
     /// Time limits and allowances.
     pub options: Options,
     /// Counters.
@@ -82,6 +86,7 @@ impl Serving {
             ledger,
             limiter: Limiter::new(&config.limits),
             rates,
+            tiers: TierPolicy::new(&config.tiers),
             options: Options::of(config),
             metrics: Arc::default(),
             lifecycle,

@@ -136,6 +136,8 @@ table! {
     RateRequests => 429 "requests" "rate_limit_exceeded" Later;
     /// Tokens per minute.
     RateTokens => 429 "tokens" "rate_limit_exceeded" Later;
+    /// Nothing is left for those who can wait.
+    NoSurplus => 429 "resource_unavailable" "flex_capacity_unavailable" Later;
     /// A budget is used up.
     InsufficientQuota => 429 "insufficient_quota" "insufficient_quota" Never;
     /// Header fields larger or more than the limit.
@@ -192,6 +194,15 @@ impl ApiError {
     /// The same refusal with the time after which a retry makes sense.
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// The same refusal of a request of `tier`: for the tiers that live on surplus a full server is no fault.
+    pub fn of_tier(mut self, tier: engine::Tier) -> Self {
+        if self.code == Code::Overloaded && tier >= engine::Tier::Flex {
+            self.code = Code::NoSurplus;
+            self.message.push_str(" The tier 'default' may have room.");
+        }
         self
     }
 

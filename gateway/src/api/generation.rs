@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
-use engine::{Engine, Stop, TokenLogprob};
+use engine::{Engine, Stop, Tier, TokenLogprob};
 use models::Tool;
 use serde_json::Value;
 
@@ -57,6 +57,8 @@ pub struct Generation {
     pub tools: ToolUse,
     /// Whether tokens are delivered as they come.
     pub stream: bool,
+    /// Wanted service tier; absent: the project's default.
+    pub tier: Option<Tier>,
     /// Name of the caller's end user, for the log.
     pub user: Option<String>,
     /// Tags, given back in the answer: an object of strings.
@@ -177,6 +179,7 @@ impl Generation {
         sampling.logprobs = self.logprobs;
         sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
+        let tier = api.serving.tiers.choose(&caller.identity, self.tier)?;
         self.screen(&api.guard, engine).await?;
         let choices = self.choices();
         let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
@@ -200,9 +203,11 @@ impl Generation {
             stop: self.stop,
             wire,
             stream: self.stream,
+            tier,
             arrived: caller.scope.arrived,
         };
-        let flight = caller.admit(api, engine, job).await?;
+        let admitted = caller.admit(api, engine, job).await;
+        let flight = admitted.map_err(|error| ApiError::from(error).of_tier(tier))?;
         Ok(Run::new(flight, choices, api.guard.output()))
     }
 

@@ -109,7 +109,7 @@ fn start_engine(config: &Config) -> Result<Engine, Failure> {
         prefix_cache: section.prefix_cache,
         stream_capacity: section.stream_capacity,
         grammar: GrammarLimits::default(),
-        ..EngineConfig::default()
+        sharing: config.tiers.sharing(),
     };
     Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}").into())
 }

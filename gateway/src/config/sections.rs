@@ -181,6 +181,77 @@ section! {
 }
 
 section! {
+    /// Service tiers, high to low `internal`, `reserved`, `priority`, `default`, `flex`, `batch`: what each is sold for
+    /// and how it stands to the others, and how tenants share one.
+    Tiers, "tiers",
+    numbers {
+        /// Price of a tier without a `[[money.price]]` of its own, as a part of the model's default price. The operator's
+        /// own work is booked at list price, so that reports compare.
+        internal_price_percent: u32 = 100, 0, 1000, "%";
+        /// The same for reserved capacity.
+        reserved_price_percent: u32 = 100, 0, 1000, "%";
+        /// The same for priority; the public platforms take 175 to 200.
+        priority_price_percent: u32 = 175, 0, 1000, "%";
+        /// The same for flex; the public platforms take half.
+        flex_price_percent: u32 = 50, 0, 1000, "%";
+        /// The same for batches; the public platforms take half.
+        batch_price_percent: u32 = 50, 0, 1000, "%";
+        /// Most tokens of one step for all lower tiers together while `internal` computes: keeps its tokens coming.
+        internal_yield_tokens: usize = 16, 0, 65_536, "tokens";
+        /// The same for `reserved`.
+        reserved_yield_tokens: usize = 16, 0, 65_536, "tokens";
+        /// The same for `priority`.
+        priority_yield_tokens: usize = 32, 0, 65_536, "tokens";
+        /// The same for `default`.
+        default_yield_tokens: usize = 64, 0, 65_536, "tokens";
+        /// The same for `flex`.
+        flex_yield_tokens: usize = 64, 0, 65_536, "tokens";
+        /// Steps without a token after which a sequence of `reserved` goes before all others; 0: it may starve.
+        reserved_starvation_steps: u32 = 0, 0, 1_000_000_000, "steps";
+        /// The same for `priority`.
+        priority_starvation_steps: u32 = 64, 0, 1_000_000_000, "steps";
+        /// The same for `default`.
+        default_starvation_steps: u32 = 256, 0, 1_000_000_000, "steps";
+        /// The same for `flex`.
+        flex_starvation_steps: u32 = 2048, 0, 1_000_000_000, "steps";
+        /// The same for `batch`.
+        batch_starvation_steps: u32 = 0, 0, 1_000_000_000, "steps";
+        /// Cost of a prompt token in the accounts by which tenants share a tier.
+        prefill_cost: u32 = 1, 1, 1000, "cost";
+        /// Cost of a generated token there; a step is faster per token when it has many.
+        decode_cost: u32 = 2, 1, 1000, "cost";
+        /// How far (cost / weight) a tenant may get ahead of one that waits before it gives up its place in the batch.
+        drift: u32 = 4096, 1, 1_073_741_824, "cost";
+    }
+    others {
+        /// Tiers that projects may use, unless `[[tiers.tenant]]` says otherwise.
+        allowed: Vec<String> = ["default", "flex", "priority"].map(str::to_owned).into();
+        /// Tier of requests that name none, or `auto`.
+        default: String = "default".to_owned();
+        /// Organisations and projects with a weight or tiers of their own.
+        tenant: Vec<TenantRule> = Vec::new();
+    }
+}
+
+/// What an organisation or a project has of its own; unset values are the general ones. A project's rule counts before
+/// its organisation's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRule {
+    /// An organisation's name, or a project's as `organisation/project`.
+    pub name: String,
+    /// Its part of a tier, in relation to its siblings; 1 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Tiers that it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<Vec<String>>,
+    /// Tier of its requests that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+}
+
+section! {
     /// The ledger's writer.
     LedgerSection, "ledger",
     numbers {
@@ -270,6 +341,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         Server::BOUNDS,
         Limits::BOUNDS,
         EngineSection::BOUNDS,
+        Tiers::BOUNDS,
         LedgerSection::BOUNDS,
         ResponsesSection::BOUNDS,
         Reports::BOUNDS,

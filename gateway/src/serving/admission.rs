@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tenant, Tier};
+use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tier};
 
 use super::funds::Funds;
 use super::inflight::Opening;
@@ -13,9 +13,6 @@ use crate::accounts::Identity;
 use crate::ledger::{Details, HoldError, HoldRequest, LedgerError};
 use crate::limits::LimitError;
 use crate::money::{MoneyError, Picos, PriceVersion};
-
-/// The only tier sold so far.
-const TIER: &str = "default";
 
 /// A checked request.
 pub struct Job {
@@ -41,6 +38,8 @@ pub struct Job {
     pub wire: Option<Arc<WireState>>,
     /// Whether tokens are delivered as they come.
     pub stream: bool,
+    /// Tier that serves it, and is billed.
+    pub tier: Tier,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -127,7 +126,7 @@ impl Serving {
         let plan = Plan::new(&prompts, &job, engine.context_len(), self.options.output_allowance);
         let price = self
             .rates
-            .at(&engine.card().id, TIER, unix_ms())
+            .at(&engine.card().id, job.tier.name(), unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?
             .clone();
         let funds = Funds::new(price.clone(), &plan)?;
@@ -160,11 +159,7 @@ impl Serving {
         plan: &Plan,
     ) -> Result<Streams, AdmitError> {
         let mut streams = Streams::default();
-        let tenant = Tenant {
-            org: job.identity.org_id.clone(),
-            project: job.identity.project_id.clone(),
-            ..Tenant::default()
-        };
+        let tenant = self.tiers.tenant(&job.identity);
         for (prompt, &max_tokens) in prompts.into_iter().zip(&plan.max_tokens) {
             for _ in 0..job.n {
                 let mut sampling = job.sampling.clone();
@@ -175,7 +170,7 @@ impl Serving {
                     sampling,
                     stop: Stop { max_tokens, ..job.stop.clone() },
                     salt: job.identity.org_id.clone(),
-                    tier: Tier::Default,
+                    tier: job.tier,
                     tenant: tenant.clone(),
                     grammar: None,
                 };
@@ -241,7 +236,7 @@ fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, a
         project_id: job.identity.project_id.clone(),
         org_id: job.identity.org_id.clone(),
         model: engine.card().id.clone(),
-        tier: TIER.to_owned(),
+        tier: job.tier.name().to_owned(),
         price: price.clone(),
         amount,
         prompt_tokens: plan.prompt_total(),

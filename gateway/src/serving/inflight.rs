@@ -206,12 +206,17 @@ impl InFlight {
 
     fn time_delta(&mut self) {
         let now = Instant::now();
+        let (metrics, tier) = (&self.serving.metrics, self.job.tier.index());
         match self.last_delta.replace(now) {
             None => {
                 self.first_token_ms = Some(unix_ms());
-                self.serving.metrics.first_token.observe(now - self.job.arrived);
+                metrics.first_token.observe(now - self.job.arrived);
+                metrics.tier_first_token[tier].observe(now - self.job.arrived);
             }
-            Some(last) => self.serving.metrics.next_token.observe(now - last),
+            Some(last) => {
+                metrics.next_token.observe(now - last);
+                metrics.tier_next_token[tier].observe(now - last);
+            }
         }
     }
 
@@ -321,9 +326,14 @@ impl InFlight {
         let endpoint = self.job.endpoint;
         metrics.duration.observe(duration);
         metrics.endings.add(endpoint, end.as_str(), 1);
-        metrics.tokens.add(endpoint, "uncached_input", tokens.uncached_input.into());
-        metrics.tokens.add(endpoint, "cached_input", tokens.cached_input.into());
-        metrics.tokens.add(endpoint, "output", tokens.output.into());
+        for (class, count) in [
+            ("uncached_input", tokens.uncached_input),
+            ("cached_input", tokens.cached_input),
+            ("output", tokens.output),
+        ] {
+            metrics.tokens.add(endpoint, class, count.into());
+            metrics.tier_tokens.add(self.job.tier.name(), class, count.into());
+        }
         tracing::info!(
             request_id = self.job.request_id,
             project = self.job.identity.project_id,

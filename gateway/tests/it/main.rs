@@ -23,3 +23,4 @@ mod responses;
 mod sampling;
 mod sdk;
 mod slow_clients;
+mod tiers;

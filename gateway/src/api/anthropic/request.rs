@@ -1,6 +1,6 @@
 //! `POST /v1/messages`: the request. Every field of the API is either honoured or refused by name.
 
-use engine::Stop;
+use engine::{Stop, Tier};
 use models::Conversation;
 
 use super::{content, tools};
@@ -38,7 +38,7 @@ pub(super) fn read(body: Json, limits: &Limits) -> ApiResult<Generation> {
     };
     generation.stop = Stop { strings: stop_sequences(&mut fields, limits)?, ..Stop::default() };
     generation.user = metadata(&mut fields, limits.user_bytes)?;
-    service_tier(&mut fields)?;
+    generation.tier = service_tier(&mut fields)?;
     fields.finish(REFUSED)?;
     Ok(generation)
 }
@@ -85,9 +85,10 @@ fn metadata(fields: &mut Fields, max_bytes: usize) -> ApiResult<Option<String>> 
     Ok(user)
 }
 
-fn service_tier(fields: &mut Fields) -> ApiResult<()> {
+fn service_tier(fields: &mut Fields) -> ApiResult<Option<Tier>> {
     match fields.string("service_tier", 64)?.as_deref() {
-        None | Some("auto" | "standard_only") => Ok(()),
+        None | Some("auto") => Ok(None),
+        Some("standard_only") => Ok(Some(Tier::Default)),
         Some(_) => Err(invalid("service_tier", "expected 'auto' or 'standard_only'")),
     }
 }

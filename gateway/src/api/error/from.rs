@@ -7,7 +7,7 @@ use crate::accounts::AuthError;
 use crate::ledger::{HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
 use crate::responses::StoreError;
-use crate::serving::{AdmitError, Cause};
+use crate::serving::{AdmitError, Cause, TierError, tier_names};
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
@@ -50,6 +50,15 @@ impl From<LimitError> for ApiError {
             Some(ms) => Self::new(code, format!("{what} Try again in {} ms.", ms)).retry_after_ms(ms),
             None => Self::new(code, format!("{what} The request can never fit; make it smaller.")),
         }
+    }
+}
+
+impl From<TierError> for ApiError {
+    fn from(error: TierError) -> Self {
+        let (wanted, allowed) = (error.wanted.name(), tier_names(&error.allowed));
+        let message =
+            format!("The service tier '{wanted}' is not enabled for this project. Enabled are: {allowed}.");
+        Self::param(Code::UnsupportedValue, "service_tier", message)
     }
 }
 

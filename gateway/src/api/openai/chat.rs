@@ -37,8 +37,9 @@ pub fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generati
     let Common { generation, options } = chat_request::read(body, &api.limits)?;
     let engine = api.engine_of(&generation.model)?;
     let object = if generation.stream { "chat.completion.chunk" } else { "chat.completion" };
+    let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
     let surface = Chat {
-        head: head(engine, caller, "chatcmpl", object),
+        head: head(engine, caller, tier, "chatcmpl", object),
         options,
         logprobs: generation.logprobs.is_some(),
         metadata: generation.metadata.clone(),

@@ -38,6 +38,7 @@ pub async fn create(
 pub async fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generation, Text)> {
     let (Common { mut generation, options }, echo) = completion_request::read(body, &api.limits)?;
     let engine = api.engine_of(&generation.model)?;
+    let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
     let mut echoes = Vec::new();
     if echo {
         for prompt in &mut generation.prompts {
@@ -45,7 +46,7 @@ pub async fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Ge
         }
     }
     let surface = Text {
-        head: head(engine, caller, "cmpl", "text_completion"),
+        head: head(engine, caller, tier, "cmpl", "text_completion"),
         options,
         logprobs: generation.logprobs.is_some(),
         per_prompt: generation.n as usize,

@@ -1,6 +1,6 @@
 //! The fields that chat and text completions share.
 
-use engine::Stop;
+use engine::{Stop, Tier};
 use serde_json::{Map, Value};
 
 use super::surface::ChunkOptions;
@@ -31,7 +31,7 @@ impl Common {
         let model = fields.required("model", model)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let options = stream_options(fields, stream)?;
-        service_tier(fields)?;
+        let tier = service_tier(fields)?;
         store(fields)?;
         // Prefixes are cached for every request; the key is a routing hint that one server has no use for.
         fields.string("prompt_cache_key", 1_024)?;
@@ -42,6 +42,7 @@ impl Common {
             model,
             n: fields.count("n", 1, limits.max_n)?.unwrap_or(1),
             stream,
+            tier,
             sampling: sampling(fields, limits)?,
             stop: stop(fields, limits)?,
             user: safety_identifier.or(user),
@@ -92,14 +93,20 @@ fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<ChunkOptions> 
     Ok(ChunkOptions { include_usage, obfuscate })
 }
 
-/// Takes `service_tier`.
-pub fn service_tier(fields: &mut Fields) -> ApiResult<()> {
-    match fields.string("service_tier", 64)?.as_deref() {
-        None | Some("auto" | "default") => Ok(()),
-        Some(other) => {
-            let message = format!("The service tier '{other}' is not enabled. Use 'auto' or 'default'.");
-            Err(ApiError::param(Code::UnsupportedValue, "service_tier", message))
-        }
+/// Takes `service_tier`, in the words of the public platforms; absent: the project's default.
+pub fn service_tier(fields: &mut Fields) -> ApiResult<Option<Tier>> {
+    let Some(word) = fields.string("service_tier", 64)? else { return Ok(None) };
+    match word.as_str() {
+        "auto" => Ok(None),
+        "standard" | "on_demand" => Ok(Some(Tier::Default)),
+        "fast" => Ok(Some(Tier::Priority)),
+        "scale" => Ok(Some(Tier::Reserved)),
+        name => Tier::named(name).map(Some).ok_or_else(|| {
+            let message = format!(
+                "The service tier '{word}' does not exist. Use 'auto', 'default', 'flex', 'priority' or 'scale'."
+            );
+            ApiError::param(Code::UnsupportedValue, "service_tier", message)
+        }),
     }
 }
 

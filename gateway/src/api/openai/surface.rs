@@ -1,7 +1,7 @@
 //! What chat and text completions have in common on the way out.
 
 use bytes::Bytes;
-use engine::{Engine, TokenLogprob};
+use engine::{Engine, Tier, TokenLogprob};
 use models::Tokenizer;
 use serde::Serialize;
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub fn padding(text_bytes: usize) -> &'static str {
 }
 
 /// The fields shared by all chunks of an answer; `prefix` is that of its id.
-pub fn head(engine: &Engine, caller: &Caller, prefix: &str, object: &'static str) -> Head {
+pub fn head(engine: &Engine, caller: &Caller, tier: Tier, prefix: &str, object: &'static str) -> Head {
     let card = engine.card();
     let digest = Sha256::digest(format!("{} {}", card.sha256, env!("CARGO_PKG_VERSION")));
     let fingerprint: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
@@ -53,7 +53,7 @@ pub fn head(engine: &Engine, caller: &Caller, prefix: &str, object: &'static str
         created: unix_ms() / 1_000,
         model: card.id.clone(),
         system_fingerprint: format!("fp_{fingerprint}"),
-        service_tier: Some("default"),
+        service_tier: Some(tier.name()),
     }
 }
 

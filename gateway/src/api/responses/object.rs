@@ -1,6 +1,6 @@
 //! The response object.
 
-use engine::Engine;
+use engine::{Engine, Tier};
 use serde_json::{Value, json};
 
 use super::items::Item;
@@ -20,11 +20,18 @@ pub(super) enum End<'a> {
 }
 
 /// The object while nothing is said yet; `repeated` are fields of the request.
-pub(super) fn begin(id: &str, engine: &Engine, repeated: Value, sampling: (f32, f32), store: bool) -> Value {
+pub(super) fn begin(
+    id: &str,
+    engine: &Engine,
+    tier: Tier,
+    repeated: Value,
+    sampling: (f32, f32),
+    store: bool,
+) -> Value {
     let mut object = json!({
         "id": id, "object": "response", "created_at": unix_ms() / 1_000, "completed_at": null, "status": "in_progress",
         "error": null, "incomplete_details": null, "model": engine.card().id, "output": [], "usage": null,
-        "temperature": number(sampling.0), "top_p": number(sampling.1), "service_tier": "default", "store": store,
+        "temperature": number(sampling.0), "top_p": number(sampling.1), "service_tier": tier.name(), "store": store,
     });
     if let (Some(object), Value::Object(repeated)) = (object.as_object_mut(), repeated) {
         object.extend(repeated);

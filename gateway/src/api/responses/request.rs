@@ -58,7 +58,7 @@ pub(super) fn read(body: Json, limits: &Limits) -> ApiResult<Wanted> {
     generation.logprobs = logprobs(&mut fields, limits.max_top_logprobs)?;
     generation.stream = fields.boolean("stream")?.unwrap_or(false);
     generation.metadata = params::metadata(&mut fields, limits.max_metadata)?;
-    params::service_tier(&mut fields)?;
+    generation.tier = params::service_tier(&mut fields)?;
     wanted.obfuscate = stream_options(&mut fields, generation.stream)?;
     // A bound for tools that run on the server; there are none, so every bound is kept.
     let max_tool_calls = fields.count("max_tool_calls", 1, i32::MAX as u32)?;

@@ -133,7 +133,7 @@ fn refused_fields() {
         (&user, Code::StringTooLong, "user"),
         (&pairs, Code::ObjectTooLarge, "metadata"),
         (&value, Code::StringTooLong, "metadata.k"),
-        ("\"service_tier\":\"priority\"", Code::UnsupportedValue, "service_tier"),
+        ("\"service_tier\":\"gold\"", Code::UnsupportedValue, "service_tier"),
         ("\"store\":true", Code::UnsupportedParameter, "store"),
         ("\"reasoning_effort\":\"high\"", Code::UnsupportedValue, "reasoning_effort"),
         ("\"modalities\":[\"audio\"]", Code::UnsupportedValue, "modalities"),
