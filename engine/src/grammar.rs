@@ -77,7 +77,7 @@ pub enum GrammarSource {
         /// Refuse keywords that cannot be enforced; else they are passed over, and `oneOf` counts as `anyOf`.
         strict: bool,
     },
-    /// The whole answer matches a regular expression.
+    /// The whole answer matches a regular expression; `\\d`, `\\w` and `\\s` are ASCII, as in JSON Schema.
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
@@ -123,6 +123,14 @@ pub enum GrammarError {
     /// It is not well formed, or asks for what cannot be enforced or satisfied.
     #[error("{0}")]
     Invalid(String),
+    /// A part of a composed grammar is refused.
+    #[error("{source}")]
+    Part {
+        /// The part's name.
+        name: String,
+        /// Why.
+        source: Box<GrammarError>,
+    },
     /// Compilation takes too long.
     #[error("it takes more than {limit_ms} ms to compile")]
     Slow {
@@ -190,6 +198,23 @@ impl GrammarCompiler {
     /// # Errors
     /// See [`GrammarError`].
     pub fn compile(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
+        self.compile_whole(source).map_err(|error| self.blame(source, error))
+    }
+
+    /// Finds the part that is at fault.
+    fn blame(&self, source: &GrammarSource, error: GrammarError) -> GrammarError {
+        let GrammarSource::Composed { parts, .. } = source else { return error };
+        if matches!(error, GrammarError::Busy { .. } | GrammarError::Slow { .. }) {
+            return error;
+        }
+        let refused = |(name, part): &(String, GrammarSource)| {
+            let source = Box::new(self.compile_whole(part).err()?);
+            Some(GrammarError::Part { name: name.clone(), source })
+        };
+        parts.iter().find_map(refused).unwrap_or(error)
+    }
+
+    fn compile_whole(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
         let grammar = self.prepare(source)?;
         let factory = self.factory.get_or_init(|| self.make_factory()).clone()?;
         let place = Place::take(&self.compiling, self.limits.max_compiling)?;
@@ -255,7 +280,7 @@ impl GrammarCompiler {
                 // The whole answer must match anyway, and the parser knows no anchors.
                 let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
                 let end = pattern.strip_suffix('$').filter(|rest| !rest.ends_with('\\'));
-                Ok(lark(name, format!("start: /{}/", regex_to_lark(end.unwrap_or(pattern), ""))))
+                Ok(lark(name, format!("start: /{}/", regex_to_lark(end.unwrap_or(pattern), "dws"))))
             }
             GrammarSource::Choice(texts) => {
                 self.check_length("the choices' length", texts.iter().map(|text| text.len() + 4).sum())?;

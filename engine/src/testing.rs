@@ -188,6 +188,8 @@ fn card() -> Card {
         bytes: 0,
         context_len: None,
         sampling: SamplingDefaults::default(),
+        tool_syntax: None,
+        thinks: None,
         license: "Apache-2.0".to_owned(),
         owned_by: "spillway".to_owned(),
     }

@@ -15,6 +15,7 @@ pub mod receipts;
 pub mod responses;
 pub mod scope;
 pub mod sse;
+pub mod strict_schema;
 
 use std::sync::Arc;
 

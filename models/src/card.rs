@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::dialect::ToolSyntax;
 use crate::gguf::{GgufError, GgufFile};
 
 /// A place a model file can be fetched from.
@@ -72,6 +73,12 @@ pub struct Card {
     /// Sampling defaults.
     #[serde(default)]
     pub sampling: SamplingDefaults,
+    /// How the model writes calls of tools, where its template does not tell.
+    #[serde(default)]
+    pub tool_syntax: Option<ToolSyntax>,
+    /// Whether it thinks between `<think>` and `</think>`, where its template does not tell.
+    #[serde(default)]
+    pub thinks: Option<bool>,
     /// SPDX licence identifier, or what the file says.
     pub license: String,
     /// Who made the model.
@@ -128,6 +135,8 @@ impl Card {
             bytes: path.metadata().map_err(GgufError::Io)?.len(),
             context_len: None,
             sampling: SamplingDefaults::default(),
+            tool_syntax: None,
+            thinks: None,
             license: text("general.license")?,
             owned_by: text("general.organization")?,
         };

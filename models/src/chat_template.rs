@@ -4,15 +4,17 @@
 //! recursion and a bounded output, and everything it can do to us is an error. What callers wrote is wrapped in
 //! markers before rendering; the markers leave the output again and say which bytes are the callers'.
 
+mod conversation;
 mod marks;
 mod methods;
 
 use std::io;
 use std::ops::Range;
 
-use minijinja::value::Value;
+use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, context};
 
+use crate::dialect::{Dialect, THINK};
 use marks::Marks;
 
 /// Instructions one rendering may take. Usual templates need 30 to 200 a message, so this is good for thousands of
@@ -27,6 +29,8 @@ const MAX_ADDED_BYTES: usize = 1 << 20;
 const MAX_REPEATS: usize = 4;
 /// Longest role name.
 const MAX_ROLE_BYTES: usize = 32;
+/// Widest indentation of JSON that a template may ask for.
+const MAX_INDENT: usize = 16;
 const NAME: &str = "chat";
 
 /// One message of a conversation.
@@ -116,6 +120,9 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    dialect: Dialect,
+    /// It has a place for tools.
+    knows_tools: bool,
 }
 
 /// What `raise_exception` leaves in the error chain.
@@ -143,10 +150,44 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "refused").with_source(Raised(message)))
         });
+        environment.add_filter("tojson", |value: Value, options: Kwargs| -> Result<Value, Error> {
+            let indent: Option<usize> = options.get("indent")?;
+            // Others (`ensure_ascii`, `sort_keys`) are as templates of models want them.
+            Ok(Value::from_safe_string(conversation::to_json(
+                &value,
+                indent.map(|width| width.min(MAX_INDENT)),
+            )))
+        });
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|e| TemplateError::Compile(e.to_string()))?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        let mut template = Self {
+            environment,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+            dialect: Dialect::of_template(source),
+            knows_tools: source.contains("tools"),
+        };
+        if template.dialect.thinks {
+            let opening = template.render(&[Self::hello()], true);
+            template.dialect.opens_thinking =
+                opening.is_ok_and(|prompt| prompt.text.trim_end().ends_with(THINK.0));
+        }
+        Ok(template)
+    }
+
+    /// How the model writes calls and thinking, as far as its template tells.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Says it better than the template does.
+    pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
+    }
+
+    fn hello() -> ChatMessage {
+        ChatMessage { role: "user".to_owned(), content: "hello".to_owned(), ..ChatMessage::default() }
     }
 
     /// Renders a conversation of one short message, so that a hostile or broken template is found when it is
@@ -155,9 +196,7 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or exceeds its limits.
     pub fn probe(&self) -> Result<(), TemplateError> {
-        let message =
-            ChatMessage { role: "user".to_owned(), content: "hello".to_owned(), ..ChatMessage::default() };
-        match self.render(&[message], true) {
+        match self.render(&[Self::hello()], true) {
             Ok(_) | Err(TemplateError::Refused(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -172,33 +211,47 @@ impl ChatTemplate {
         messages: &[ChatMessage],
         add_generation_prompt: bool,
     ) -> Result<Prompt, TemplateError> {
+        let conversation = Conversation { messages: messages.to_vec(), tools: Vec::new() };
+        self.render_conversation(&conversation, add_generation_prompt)
+    }
+
+    /// Renders messages and tools. A template without a place for tools gets them described in the system message.
+    ///
+    /// # Errors
+    /// See [`TemplateError`].
+    pub fn render_conversation(
+        &self,
+        conversation: &Conversation,
+        add_generation_prompt: bool,
+    ) -> Result<Prompt, TemplateError> {
         let role_ok =
             |r: &str| (1..=MAX_ROLE_BYTES).contains(&r.len()) && r.bytes().all(|b| b.is_ascii_lowercase());
-        if let Some(message) = messages.iter().find(|m| !role_ok(&m.role)) {
+        if let Some(message) = conversation.messages.iter().find(|m| !role_ok(&m.role)) {
             return Err(TemplateError::Role(message.role.clone()));
         }
-        let fields: Vec<&str> = messages
-            .iter()
-            .flat_map(|m| [m.content.as_str(), m.name.as_deref().unwrap_or_default()])
-            .collect();
+        let plain;
+        let mut conversation = conversation;
+        if !self.knows_tools {
+            plain = conversation::without_tools(conversation);
+            conversation = &plain;
+        }
+        let mut fields: Vec<String> = Vec::new();
+        conversation::values(conversation, &mut |text| {
+            fields.push(text.to_owned());
+            String::new()
+        });
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         let marks = Marks::new(&fields);
-        let values: Vec<Value> = messages
-            .iter()
-            .enumerate()
-            .map(|(i, m)| {
-                let content = marks.wrap(2 * i);
-                match m.name {
-                    Some(_) => context! { role => m.role, content => content, name => marks.wrap(2 * i + 1) },
-                    None => context! { role => m.role, content => content },
-                }
-            })
-            .collect();
+        let mut next = 0..;
+        let (messages, tools) = conversation::values(conversation, &mut |_| {
+            marks.wrap(next.next().expect("the range has no end"))
+        });
         let context = context! {
-            messages => values,
+            messages => messages,
             add_generation_prompt => add_generation_prompt,
             bos_token => self.bos,
             eos_token => self.eos,
-            tools => Value::from(()),
+            tools => tools,
             documents => Value::from(()),
         };
         let user_bytes: usize = fields.iter().map(|f| f.len() + 2 * Marks::MAX_BYTES).sum();

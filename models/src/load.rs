@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use crate::card::Card;
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::config::{ConfigError, ModelConfig};
+use crate::dialect::Dialect;
 use crate::gguf::{GgufError, GgufFile, Header};
 use crate::llama::Llama;
 use crate::model::Model;
@@ -70,7 +71,13 @@ pub fn load(path: &Path, card: Card, progress: &dyn Fn(f32)) -> Result<Loaded, L
         }
         (join(text), join(model))
     });
-    let (tokenizer, template) = text?;
+    let (tokenizer, mut template) = text?;
+    let told = template.dialect();
+    template.set_dialect(Dialect {
+        tools: card.tool_syntax.unwrap_or(told.tools),
+        thinks: card.thinks.unwrap_or(told.thinks),
+        ..told
+    });
     Ok(Loaded { model: model?, tokenizer: Arc::new(tokenizer), template: Arc::new(template), card })
 }
 

@@ -74,6 +74,8 @@ table! {
     UnsupportedValue => 400 "invalid_request_error" "unsupported_value" No;
     /// Images, audio, files.
     UnsupportedContent => 400 "invalid_request_error" "unsupported_content" No;
+    /// A schema or grammar that is malformed, too large or cannot be enforced.
+    InvalidSchema => 400 "invalid_request_error" "invalid_schema" No;
     /// Two fields that exclude each other.
     ConflictingParameters => 400 "invalid_request_error" "conflicting_parameters" No;
     /// An integer below its range.

@@ -40,7 +40,7 @@ impl Fields {
 
     /// Takes any value.
     pub fn take(&mut self, key: &str) -> Option<Json> {
-        self.rest.remove(key).filter(|value| *value != Json::Null)
+        self.rest.swap_remove(key).filter(|value| *value != Json::Null)
     }
 
     /// Takes a boolean.
@@ -108,7 +108,7 @@ impl Fields {
     pub fn finish(mut self, known: &[&str]) -> ApiResult<()> {
         self.refuse(known)?;
         for key in known {
-            self.rest.remove(*key);
+            self.rest.swap_remove(*key);
         }
         match self.rest.keys().next() {
             None => Ok(()),

@@ -1,6 +1,7 @@
 //! What every generating route does, whatever it speaks: a [`Generation`] is read from a body, [`begin`](Generation::begin)s,
 //! and tells [`Piece`]s, which the route's [`Surface`] shapes as a stream or as one answer.
 
+mod form;
 mod output;
 mod run;
 mod sampling;
@@ -18,13 +19,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::Response;
 use engine::{Engine, Stop, Tier, TokenLogprob};
-use models::Tool;
+use models::{OutputParser, Tool};
 use serde_json::Value;
 
 use super::Shared;
 use super::auth::Caller;
 use super::error::{ApiError, ApiResult, Code};
-use super::fields::unsupported;
 use super::scope::random;
 use crate::guard::Guard;
 use crate::ledger::{Details, Tags, parse_sha256};
@@ -75,6 +75,8 @@ pub enum Format {
     JsonObject,
     /// JSON of this schema.
     JsonSchema(Value),
+    /// One of these texts.
+    Choice(Vec<String>),
     /// Matches this regular expression as a whole.
     Regex(String),
     /// A word of this Lark grammar.
@@ -128,7 +130,6 @@ impl Generation {
 
     /// Input tokens that it would be billed for. Generates nothing and is free, but counts as a request.
     pub async fn count(self, api: &Shared, caller: &Caller) -> ApiResult<u64> {
-        self.check_offered()?;
         let serving = &api.serving;
         let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
         caller.note_limits(api);
@@ -141,39 +142,30 @@ impl Generation {
     /// Tokens of its prompts, each of which must fit into the model's context.
     pub async fn measure(&self, engine: &Engine) -> Result<usize, AdmitError> {
         let mut tokens = 0;
-        for prompt in &self.prompts {
-            tokens += prompt.clone().tokenise(engine).await?.len();
+        for prompt in self.full_prompts() {
+            tokens += prompt.tokenise(engine).await?.len();
         }
         Ok(tokens)
     }
 
-    /// What the engine cannot honour yet is refused.
-    fn check_offered(&self) -> ApiResult<()> {
-        let uses_tools = |prompt: &PromptInput| match prompt {
-            PromptInput::Chat(chat) => chat.messages.iter().any(|message| {
-                !message.tool_calls.is_empty()
-                    || message.tool_call_id.is_some()
-                    || message.reasoning.is_some()
-            }),
-            PromptInput::Text(_) | PromptInput::Tokens(_) => false,
-        };
-        if !self.tools.tools.is_empty() {
-            return Err(unsupported("tools"));
+    /// Whether the prompts are conversations.
+    fn is_conversation(&self) -> bool {
+        self.prompts.iter().all(|prompt| matches!(prompt, PromptInput::Chat(_)))
+    }
+
+    /// The prompts with the tools that belong to them.
+    fn full_prompts(&self) -> Vec<PromptInput> {
+        let mut prompts = self.prompts.clone();
+        for prompt in &mut prompts {
+            if let PromptInput::Chat(chat) = prompt {
+                chat.tools = self.offered().to_vec();
+            }
         }
-        if let Some(prompt) = self.prompts.iter().find(|prompt| uses_tools(prompt)) {
-            let message =
-                "Calls, their results and reasoning in a conversation are not offered by this server yet.";
-            return Err(ApiError::param(Code::UnsupportedContent, prompt.field(), message));
-        }
-        if self.format != Format::Text {
-            return Err(unsupported("format"));
-        }
-        Ok(())
+        prompts
     }
 
     /// Admits it: when this returns, the engine has begun and the money is held. `wire` is the connection of a stream.
     pub async fn begin(self, api: &Shared, caller: &Caller, wire: Option<Arc<WireState>>) -> ApiResult<Run> {
-        self.check_offered()?;
         let engine = api.engine_of(&self.model)?;
         let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
         sampling.logprobs = self.logprobs;
@@ -181,34 +173,40 @@ impl Generation {
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
         let tier = api.serving.tiers.choose(&caller.identity, self.tier)?;
         self.screen(&api.guard, engine).await?;
-        let choices = self.choices();
         let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
         let tags = tags.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         let details = Details {
-            user: self.user,
+            user: self.user.clone(),
             tags: Tags::new(tags),
             request_sha256: caller.scope.body_sha256(),
             weights_sha256: parse_sha256(&engine.card().sha256),
             ..Details::of(&caller.identity)
         };
+        let dialect = engine.template().dialect();
+        // What is no conversation is taken as it is.
+        let parser = self.is_conversation().then(|| OutputParser::new(dialect, !self.offered().is_empty()));
+        let parsers = vec![parser; self.choices()];
         let job = Job {
             request_id: caller.scope.request_id.clone(),
             endpoint: self.endpoint,
             identity: caller.identity.clone(),
             details,
-            prompts: self.prompts,
+            prompts: self.full_prompts(),
             n: self.n,
             max_tokens: self.max_tokens,
             sampling,
-            stop: self.stop,
+            stop: self.stop.clone(),
+            form: self.grammar(dialect),
             wire,
             stream: self.stream,
             tier,
             arrived: caller.scope.arrived,
         };
-        let admitted = caller.admit(api, engine, job).await;
-        let flight = admitted.map_err(|error| ApiError::from(error).of_tier(tier))?;
-        Ok(Run::new(flight, choices, api.guard.output()))
+        let flight = caller.admit(api, engine, job).await.map_err(|error| match error {
+            AdmitError::Grammar(error) => self.refuse_grammar(error),
+            other => ApiError::from(other).of_tier(tier),
+        })?;
+        Ok(Run::new(flight, parsers, api.guard.output()))
     }
 
     /// Refuses what the operator's content rules forbid.
@@ -221,7 +219,7 @@ impl Generation {
         if !guard.screens_input() {
             return Ok(());
         }
-        for prompt in &self.prompts {
+        for prompt in self.full_prompts() {
             let (guard, text) = (guard.clone(), prompt.text(engine.tokenizer()));
             let bytes = text.len();
             let found = off_thread(bytes, move || guard.refuses(&text).map(str::to_owned)).await?;

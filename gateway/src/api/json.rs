@@ -4,17 +4,17 @@
 //! are all errors. The tree is small (32 bytes a value) and its size is bounded before it is built.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fmt;
 
+use indexmap::IndexMap;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
 /// Most values in one document; keeps the tree of a 4 MiB body of zeros within 8 MiB.
 pub const MAX_VALUES: usize = 1 << 18;
 
-/// A JSON object; order carries no meaning in requests.
-pub type Object = BTreeMap<String, Json>;
+/// A JSON object. Order matters in schemas alone: answers have their properties in that order.
+pub type Object = IndexMap<String, Json>;
 
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]

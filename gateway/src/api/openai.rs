@@ -1,9 +1,12 @@
 //! The OpenAI-compatible surface.
 
 pub mod chat;
+mod chat_messages;
 pub mod chat_request;
+mod chat_tools;
 pub mod completion_request;
 pub mod completions;
+mod format;
 pub mod models;
 pub mod moderations;
 pub mod params;

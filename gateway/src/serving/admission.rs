@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Request, SamplingParams, Stop, SubmitError, Tier};
+use engine::{
+    Engine, Grammar, GrammarError, GrammarSource, Request, SamplingParams, Stop, SubmitError, Tier,
+};
 
 use super::funds::Funds;
 use super::inflight::Opening;
@@ -34,6 +36,8 @@ pub struct Job {
     pub sampling: SamplingParams,
     /// Stop conditions; `max_tokens` is filled in here.
     pub stop: Stop,
+    /// Form of each choice.
+    pub form: Option<GrammarSource>,
     /// The connection, when the answer is a stream.
     pub wire: Option<Arc<WireState>>,
     /// Whether tokens are delivered as they come.
@@ -76,6 +80,9 @@ pub enum AdmitError {
     /// The model's template refuses the messages.
     #[error("{0}")]
     Conversation(String),
+    /// The form cannot be compiled.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// No price for the model: it cannot be sold.
     #[error("no price is in force for model {0}")]
     NoPrice(String),
@@ -119,6 +126,7 @@ impl Serving {
             return Err(AdmitError::Draining);
         }
         self.check_exhausted(&job.identity)?;
+        let grammar = compile(engine, job.form.take()).await?;
         let mut prompts = Vec::with_capacity(job.prompts.len());
         for prompt in std::mem::take(&mut job.prompts) {
             prompts.push(prompt.tokenise(engine).await?);
@@ -133,7 +141,7 @@ impl Serving {
         let amount = funds.amount()?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);
         let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
-        let streams = self.submit(engine, prompts, &job, &plan)?;
+        let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
         let mut flight =
             InFlight::new(Opening { serving: Arc::clone(self), job, plan, funds, reservation, streams });
@@ -157,6 +165,7 @@ impl Serving {
         prompts: Vec<Vec<u32>>,
         job: &Job,
         plan: &Plan,
+        grammar: Option<&Grammar>,
     ) -> Result<Streams, AdmitError> {
         let mut streams = Streams::default();
         let tenant = self.tiers.tenant(&job.identity);
@@ -172,7 +181,7 @@ impl Serving {
                     salt: job.identity.org_id.clone(),
                     tier: job.tier,
                     tenant: tenant.clone(),
-                    grammar: None,
+                    grammar: grammar.cloned(),
                 };
                 let stream = engine.submit(request).map_err(|source| {
                     let stats = engine.stats();
@@ -191,6 +200,15 @@ impl Serving {
         let retry_after_ms = self.retry_after_ms(stats.waiting, stats.running);
         AdmitError::QueueTimeout { waited_s: waited.as_secs(), retry_after_ms }
     }
+}
+
+/// Compiles the form, off the threads that serve connections.
+async fn compile(engine: &Engine, form: Option<GrammarSource>) -> Result<Option<Grammar>, AdmitError> {
+    let Some(form) = form else { return Ok(None) };
+    let engine = engine.clone();
+    let job = tokio::task::spawn_blocking(move || engine.compile(&form));
+    let compiled = job.await.map_err(|e| AdmitError::Internal(format!("compiling failed: {e}")))?;
+    Ok(Some(compiled?))
 }
 
 /// Sizes of a request, known before it runs.

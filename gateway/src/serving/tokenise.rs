@@ -44,7 +44,12 @@ impl PromptInput {
     pub fn text(&self, tokenizer: &Tokenizer) -> String {
         match self {
             PromptInput::Chat(chat) => {
-                let texts: Vec<&str> = chat.messages.iter().map(|message| message.content.as_str()).collect();
+                let mut texts: Vec<String> = chat.tools.iter().map(|tool| format!("{tool:?}")).collect();
+                for message in &chat.messages {
+                    texts.push(message.content.clone());
+                    texts.extend(message.reasoning.clone());
+                    texts.extend(message.tool_calls.iter().map(|call| call.arguments.clone()));
+                }
                 texts.join("\n")
             }
             PromptInput::Text(text) => text.clone(),
@@ -64,16 +69,23 @@ impl PromptInput {
         }
     }
 
+    /// Whether schemas and calls of unknown size belong to it.
+    fn has_tools(&self) -> bool {
+        let calls = |chat: &Conversation| chat.messages.iter().any(|message| !message.tool_calls.is_empty());
+        matches!(self, PromptInput::Chat(chat) if !chat.tools.is_empty() || calls(chat))
+    }
+
     /// The tokens, fewer than the model's context.
     pub async fn tokenise(self, engine: &Engine) -> Result<Vec<u32>, AdmitError> {
         let context = engine.context_len();
         let (field, bytes) = (self.field(), self.text_bytes());
+        let size = if self.has_tools() { usize::MAX } else { bytes };
         let at_least = engine.tokenizer().min_tokens(bytes);
         if at_least >= context {
             return Err(AdmitError::ContextLength { prompt: at_least, context, exact: false, field });
         }
         let own = engine.clone();
-        let tokens = off_thread(bytes, move || self.encode(&own)).await??;
+        let tokens = off_thread(size, move || self.encode(&own)).await??;
         if tokens.len() >= context {
             return Err(AdmitError::ContextLength { prompt: tokens.len(), context, exact: true, field });
         }
@@ -85,7 +97,7 @@ impl PromptInput {
         let internal = |e: models::TokenizeError| AdmitError::Internal(e.to_string());
         match self {
             PromptInput::Chat(chat) => {
-                let prompt = engine.template().render(&chat.messages, true).map_err(|e| match e {
+                let prompt = engine.template().render_conversation(&chat, true).map_err(|e| match e {
                     TemplateError::Refused(reason) => AdmitError::Conversation(reason),
                     other => AdmitError::Conversation(other.to_string()),
                 })?;

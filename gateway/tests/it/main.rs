@@ -23,4 +23,5 @@ mod responses;
 mod sampling;
 mod sdk;
 mod slow_clients;
+mod structured;
 mod tiers;

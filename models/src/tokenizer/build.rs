@@ -7,6 +7,7 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use super::bytes::ByteAlphabet;
 use super::control::ControlTokens;
 use super::{Tokenizer, TokenizerError, pre};
+use crate::dialect::is_visible;
 use crate::gguf::{Header, StringArray};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -14,7 +15,7 @@ const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 /// Names under which models end a turn, besides the one their file declares.
-const END_NAMES: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "</s>"];
+const END_NAMES: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "</s>"];
 
 /// What the file says a token is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
         return Err(TokenizerError::Model(model.to_owned()));
     }
     let tokens = header.strings(TOKENS)?;
-    let vocabulary = Vocabulary::read(tokens, kinds(header, tokens.len())?)?;
+    let vocabulary = Vocabulary::read(tokens, kinds(header, tokens)?)?;
     let (pre_tokenizer, whole_words) =
         pre::pre_tokenizer(header.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
     let merges = merges(header.strings(MERGES)?, &vocabulary, tokens)?;
@@ -83,15 +84,18 @@ pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
     })
 }
 
-fn kinds(header: &Header, vocab: usize) -> Result<Vec<Kind>, TokenizerError> {
+fn kinds(header: &Header, tokens: &StringArray) -> Result<Vec<Kind>, TokenizerError> {
     let types = header.integers(TOKEN_TYPE)?;
-    if types.len() != vocab {
-        return Err(TokenizerError::Length { what: TOKEN_TYPE, found: types.len(), expected: vocab });
+    if types.len() != tokens.len() {
+        return Err(TokenizerError::Length { what: TOKEN_TYPE, found: types.len(), expected: tokens.len() });
     }
     Ok(types
         .into_iter()
-        .map(|t| match t {
+        .zip(tokens.iter())
+        .map(|(t, text)| match t {
             1 | 6 => Kind::Normal,
+            // Who reads the output must see what opens a call; templates alone write it all the same.
+            3 if is_visible(text) => Kind::UserDefined,
             3 => Kind::Control,
             4 => Kind::UserDefined,
             _ => Kind::Unused,

@@ -135,6 +135,9 @@ impl From<AdmitError> for ApiError {
                 "messages",
                 format!("The model cannot take these messages: {reason}."),
             ),
+            AdmitError::Grammar(error) => {
+                Self::new(Code::InvalidSchema, format!("The schema or grammar cannot be used: {error}."))
+            }
             AdmitError::NoPrice(model) => server_error(&format!("no price is in force for model {model}")),
             AdmitError::Money(error) => server_error(&error.to_string()),
             AdmitError::Submit { source, retry_after_ms } => submit(source, retry_after_ms),

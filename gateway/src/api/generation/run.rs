@@ -1,6 +1,9 @@
 //! A generation on its way, told as pieces of output.
 
+use models::{OutputParser, Said};
+
 use super::output::{Ending, Part, Piece};
+use crate::api::scope::random;
 use crate::guard::{OutputGuard, Screened};
 use crate::ledger::{EndReason, LedgerError};
 use crate::serving::{Cause, InFlight, Receipt, Step};
@@ -21,7 +24,7 @@ pub enum Progress {
 }
 
 /// What the engine generated of a choice.
-enum Said {
+enum Generated {
     More(String),
     All,
 }
@@ -33,12 +36,18 @@ pub struct Run {
     rests: Vec<Piece>,
     /// The screen of each choice, where there are content rules.
     screens: Vec<Option<OutputGuard>>,
+    /// What takes each choice apart; absent where everything is text.
+    parsers: Vec<Option<OutputParser>>,
 }
 
 impl Run {
-    pub(super) fn new(flight: InFlight, choices: usize, screen: Option<OutputGuard>) -> Self {
-        let rests = (0..choices).map(|_| Piece::default()).collect();
-        Self { flight, rests, screens: vec![screen; choices] }
+    pub(super) fn new(
+        flight: InFlight,
+        parsers: Vec<Option<OutputParser>>,
+        screen: Option<OutputGuard>,
+    ) -> Self {
+        let rests = parsers.iter().map(|_| Piece::default()).collect();
+        Self { flight, rests, screens: vec![screen; parsers.len()], parsers }
     }
 
     /// Number of choices.
@@ -60,7 +69,7 @@ impl Run {
                     let rest = &mut self.rests[choice];
                     rest.tokens += delta.tokens;
                     rest.logprobs.extend(delta.logprobs);
-                    let stop = self.say(choice, Said::More(delta.text));
+                    let stop = self.say(choice, Generated::More(delta.text));
                     if stop {
                         self.flight.close(choice);
                         let rest = std::mem::take(&mut self.rests[choice]);
@@ -71,11 +80,15 @@ impl Run {
                     }
                 }
                 Step::Finished(choice, finish) => {
-                    let stop = self.say(choice, Said::All);
+                    let stop = self.say(choice, Generated::All);
                     let rest = std::mem::take(&mut self.rests[choice]);
                     let ending = match stop {
                         true => Ending::ContentFilter,
-                        false => Ending::of(&finish.reason, finish.stop_match, false),
+                        false => {
+                            let called =
+                                self.parsers[choice].as_ref().is_some_and(|parser| parser.calls() > 0);
+                            Ending::of(&finish.reason, finish.stop_match, called)
+                        }
                     };
                     return Progress::Ended(choice, rest, ending);
                 }
@@ -87,15 +100,24 @@ impl Run {
     }
 
     /// Adds text to what a choice tells next; true where a content rule ends the choice.
-    fn say(&mut self, choice: usize, said: Said) -> bool {
+    fn say(&mut self, choice: usize, said: Generated) -> bool {
+        let is_over = matches!(said, Generated::All);
         let screened = match (&mut self.screens[choice], said) {
-            (Some(screen), Said::More(text)) => screen.push(&text),
-            (Some(screen), Said::All) => screen.finish(),
-            (None, Said::More(text)) => Screened { text, stop: false },
-            (None, Said::All) => Screened::default(),
+            (Some(screen), Generated::More(text)) => screen.push(&text),
+            (Some(screen), Generated::All) => screen.finish(),
+            (None, Generated::More(text)) => Screened { text, stop: false },
+            (None, Generated::All) => Screened::default(),
         };
-        if !screened.text.is_empty() {
-            self.rests[choice].parts.push(Part::Text(screened.text));
+        let parts = &mut self.rests[choice].parts;
+        match &mut self.parsers[choice] {
+            Some(parser) => {
+                parts.extend(parser.push(&screened.text).into_iter().map(part));
+                if is_over || screened.stop {
+                    parts.extend(parser.finish().into_iter().map(part));
+                }
+            }
+            None if screened.text.is_empty() => {}
+            None => parts.push(Part::Text(screened.text)),
         }
         screened.stop
     }
@@ -109,4 +131,19 @@ impl Run {
     pub async fn cut(&mut self, cause: &Cause) {
         self.flight.cut(cause).await;
     }
+}
+
+fn part(said: Said) -> Part {
+    match said {
+        Said::Text(text) => Part::Text(text),
+        Said::Reasoning(text) => Part::Reasoning(text),
+        Said::CallStart { index, name } => Part::CallStart { index, id: call_id(), name },
+        Said::Arguments { index, text } => Part::CallArguments { index, text },
+    }
+}
+
+/// Nine letters and digits, which is what the strictest templates take when the call comes back.
+fn call_id() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    random::<9>().iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
 }

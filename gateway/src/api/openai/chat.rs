@@ -9,12 +9,15 @@ use engine::{Engine, TokenLogprob};
 use super::chat_request;
 use super::params::Common;
 use super::surface::{ChunkOptions, closing, finish_reason, head, token_logprob, whole};
-use super::wire::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Completion, Head};
+use super::wire::{
+    ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Completion, FunctionCall,
+    FunctionDelta, Head, ToolCall, ToolCallDelta,
+};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
 use crate::api::error::ApiResult;
-use crate::api::generation::{Choice, Ending, Generation, Piece, Surface, text_logprobs};
+use crate::api::generation::{Choice, Ending, Generation, Part, Piece, Surface, text_logprobs};
 use crate::api::json::Json;
 use crate::api::sse;
 use crate::money::Tokens;
@@ -59,7 +62,9 @@ pub struct Chat {
 
 impl Chat {
     fn chunk(&self, choice: ChatChunkChoice<'_>) -> Bytes {
-        let text_bytes = choice.delta.content.map_or(0, str::len);
+        let call = choice.delta.tool_calls.as_ref().map(|[call]| call.function.arguments);
+        let text = choice.delta.content.or(choice.delta.reasoning_content).or(call);
+        let text_bytes = text.map_or(0, str::len);
         let mut chunk = Completion::new(&self.head, vec![choice]);
         chunk.usage = self.options.no_usage();
         chunk.obfuscation = self.options.padding(text_bytes);
@@ -68,7 +73,12 @@ impl Chat {
 
     /// The first chunk of a choice.
     fn role(&self, choice: usize) -> Bytes {
-        let delta = ChatDelta { role: Some("assistant"), content: Some(""), refusal: Some(None) };
+        let delta = ChatDelta {
+            role: Some("assistant"),
+            content: Some(""),
+            refusal: Some(None),
+            ..ChatDelta::default()
+        };
         let choice = ChatChunkChoice { index: choice, delta, logprobs: None, finish_reason: None };
         let mut chunk = Completion::new(&self.head, vec![choice]);
         chunk.usage = self.options.no_usage();
@@ -86,31 +96,82 @@ impl Chat {
     }
 }
 
+impl Chat {
+    /// A chunk for each part, and a last one with the reason where there is one. The first carries the log probabilities.
+    fn parts(&self, index: usize, piece: &Piece, finish_reason: Option<&'static str>) -> Vec<u8> {
+        let mut logprobs = self.logprobs(&piece.logprobs).filter(|logprobs| !logprobs.content.is_empty());
+        let mut bytes = Vec::new();
+        let mut push = |delta, finish_reason| {
+            let logprobs = logprobs.take();
+            bytes.extend(self.chunk(ChatChunkChoice { index, delta, logprobs, finish_reason }));
+        };
+        for part in &piece.parts {
+            push(delta(part), None);
+        }
+        if finish_reason.is_some() {
+            push(ChatDelta::default(), finish_reason);
+        }
+        bytes
+    }
+}
+
+fn delta(part: &Part) -> ChatDelta<'_> {
+    match part {
+        Part::Text(text) => ChatDelta { content: Some(text), ..ChatDelta::default() },
+        Part::Reasoning(text) => ChatDelta { reasoning_content: Some(text), ..ChatDelta::default() },
+        Part::CallStart { index, id, name } => {
+            let function = FunctionDelta { name: Some(name), arguments: "" };
+            let call = ToolCallDelta { index: *index, id: Some(id), r#type: Some("function"), function };
+            ChatDelta { tool_calls: Some([call]), ..ChatDelta::default() }
+        }
+        Part::CallArguments { index, text } => {
+            let function = FunctionDelta { name: None, arguments: text };
+            let call = ToolCallDelta { index: *index, id: None, r#type: None, function };
+            ChatDelta { tool_calls: Some([call]), ..ChatDelta::default() }
+        }
+    }
+}
+
+/// The message of a whole answer.
+fn message(parts: Vec<Part>) -> ChatMessage {
+    let (mut content, mut reasoning) = (String::new(), String::new());
+    let mut tool_calls: Vec<ToolCall> = Vec::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => content.push_str(&text),
+            Part::Reasoning(text) => reasoning.push_str(&text),
+            Part::CallStart { id, name, .. } => {
+                let function = FunctionCall { name, arguments: String::new() };
+                tool_calls.push(ToolCall { id, r#type: "function", function });
+            }
+            Part::CallArguments { index, text } => {
+                if let Some(call) = tool_calls.get_mut(index) {
+                    call.function.arguments.push_str(&text);
+                }
+            }
+        }
+    }
+    ChatMessage {
+        role: "assistant",
+        content: (!content.is_empty() || tool_calls.is_empty()).then_some(content),
+        reasoning_content: (!reasoning.is_empty()).then_some(reasoning),
+        tool_calls,
+        refusal: None,
+        annotations: [],
+    }
+}
+
 impl Surface for Chat {
     fn open(&mut self, choices: usize, _input: Tokens) -> Bytes {
         (0..choices).map(|choice| self.role(choice)).collect::<Vec<_>>().concat().into()
     }
 
     fn piece(&mut self, choice: usize, piece: &Piece) -> Bytes {
-        let text = piece.text();
-        let delta = ChatDelta { content: Some(&text), ..ChatDelta::default() };
-        let logprobs = self.logprobs(&piece.logprobs);
-        self.chunk(ChatChunkChoice { index: choice, delta, logprobs, finish_reason: None })
+        self.parts(choice, piece, None).into()
     }
 
     fn end(&mut self, choice: usize, rest: &Piece, ending: &Ending) -> Bytes {
-        let finish_reason = Some(finish_reason(ending));
-        let last = |logprobs| ChatChunkChoice {
-            index: choice,
-            delta: ChatDelta::default(),
-            logprobs,
-            finish_reason,
-        };
-        if rest.parts.is_empty() {
-            let logprobs = self.logprobs(&rest.logprobs).filter(|logprobs| !logprobs.content.is_empty());
-            return self.chunk(last(logprobs));
-        }
-        [self.piece(choice, rest), self.chunk(last(None))].concat().into()
+        self.parts(choice, rest, Some(finish_reason(ending))).into()
     }
 
     fn close(&mut self, receipt: &Receipt) -> Bytes {
@@ -121,13 +182,8 @@ impl Surface for Chat {
         let choice = |(index, choice): (usize, Choice)| ChatChoice {
             index,
             logprobs: self.logprobs(&choice.logprobs),
-            message: ChatMessage {
-                role: "assistant",
-                content: choice.text(),
-                refusal: None,
-                annotations: [],
-            },
             finish_reason: finish_reason(&choice.ending),
+            message: message(choice.parts),
         };
         let choices = choices.into_iter().enumerate().map(choice).collect();
         whole(&self.head, choices, self.metadata.as_ref(), receipt)

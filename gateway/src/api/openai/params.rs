@@ -3,10 +3,11 @@
 use engine::{Stop, Tier};
 use serde_json::{Map, Value};
 
+use super::format::structured_outputs;
 use super::surface::ChunkOptions;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, array_of, decimal_of, integer_of, invalid, string_of, wrong_type};
-use crate::api::generation::{Generation, Sampling};
+use crate::api::generation::{Format, Generation, Sampling};
 use crate::api::json::Json;
 use crate::config::Limits;
 
@@ -47,9 +48,22 @@ impl Common {
             stop: stop(fields, limits)?,
             user: safety_identifier.or(user),
             metadata: metadata(fields, limits.max_metadata)?,
+            format: structured_outputs(fields)?.unwrap_or_default(),
             ..Generation::default()
         };
         Ok(Self { generation, options })
+    }
+
+    /// Sets the format that `field` asks for; only one field may.
+    pub fn set_format(&mut self, format: Format, field: &str) -> ApiResult<()> {
+        if format != Format::Text && self.generation.format != Format::Text {
+            let message = format!("Set either '{field}' or 'structured_outputs', not both.");
+            return Err(ApiError::param(Code::ConflictingParameters, field, message));
+        }
+        if format != Format::Text {
+            self.generation.format = format;
+        }
+        Ok(())
     }
 
     /// Sets the output limit; refuses a `min_tokens` that cannot be reached with it.

@@ -103,12 +103,63 @@ pub struct ChatChoice {
 pub struct ChatMessage {
     /// `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; `null` where there are only calls.
+    pub content: Option<String>,
+    /// Extension: the thinking before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls of tools.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always `null`.
     pub refusal: Option<String>,
     /// Always empty.
     pub annotations: [(); 0],
+}
+
+/// A call of a tool.
+#[derive(Debug, Serialize)]
+pub struct ToolCall {
+    /// Its id.
+    pub id: String,
+    /// `function`.
+    pub r#type: &'static str,
+    /// Name and arguments.
+    pub function: FunctionCall,
+}
+
+/// Name and arguments of a call.
+#[derive(Debug, Serialize)]
+pub struct FunctionCall {
+    /// Name of the tool.
+    pub name: String,
+    /// JSON text.
+    pub arguments: String,
+}
+
+/// What a chunk adds to a call.
+#[derive(Debug, Serialize)]
+pub struct ToolCallDelta<'a> {
+    /// Number of the call.
+    pub index: usize,
+    /// Its id, in its first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
+    /// `function`, in its first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    /// What is new.
+    pub function: FunctionDelta<'a>,
+}
+
+/// What a chunk adds to name and arguments.
+#[derive(Debug, Serialize)]
+pub struct FunctionDelta<'a> {
+    /// In its first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// More JSON text.
+    pub arguments: &'a str,
 }
 
 /// A choice of `chat.completion.chunk`.
@@ -133,6 +184,12 @@ pub struct ChatDelta<'a> {
     /// New text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<&'a str>,
+    /// Extension: new thinking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<&'a str>,
+    /// New calls, or more of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<[ToolCallDelta<'a>; 1]>,
     /// `null` in the first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Option<()>>,

@@ -3,8 +3,11 @@
 import asyncio
 import threading
 
+from typing import Literal
+
 import openai
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 
 from harness import KEY, LIMITED, MODEL, POOR, URL, run, say
 
@@ -113,6 +116,50 @@ def logprobs():
     assert b"".join(bytes(e.bytes) for e in content).decode() == reply.choices[0].message.content, reply
     _, _, listed, usage = streamed(temperature=0, logprobs=True, max_tokens=6, extra_body={"ignore_eos": True})
     assert listed == usage.completion_tokens == 6, (listed, usage)
+
+
+class Pet(BaseModel):
+    kind: Literal["cat", "dog"]
+    age: int = Field(ge=0, le=30)
+    tame: bool
+
+
+def parsed_answer():
+    reply = client.chat.completions.parse(
+        model=MODEL, messages=user("Describe a pet."), response_format=Pet, max_tokens=300, temperature=0
+    )
+    saw(reply._request_id, reply.usage)
+    assert isinstance(reply.choices[0].message.parsed, Pet), reply
+
+
+def called_tools():
+    tool = openai.pydantic_function_tool(Pet, name="register", description="Registers a pet.")
+    options = {"tools": [tool], "tool_choice": "required", "max_tokens": 300, "temperature": 0}
+    reply = client.chat.completions.parse(
+        model=MODEL, messages=user("Register a cat."), parallel_tool_calls=False, **options
+    )
+    saw(reply._request_id, reply.usage)
+    call = reply.choices[0].message.tool_calls[0]
+    assert reply.choices[0].finish_reason == "tool_calls" and isinstance(call.function.parsed_arguments, Pet), reply
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=user("Register a cat."),
+        parallel_tool_calls=False,
+        stream_options={"include_usage": True},
+        **options,
+    ) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_completion()
+        saw(stream._response.headers["x-request-id"], final.usage)
+    assert "tool_calls.function.arguments.delta" in kinds, kinds
+    assert final.choices[0].message.tool_calls[0].function.arguments == call.function.arguments, final
+    # What the model called goes back with an answer.
+    messages = user("Register a cat.") + [
+        reply.choices[0].message.model_dump(exclude_unset=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "done"},
+    ]
+    after = client.chat.completions.create(model=MODEL, messages=messages, tools=[tool], max_tokens=8, tool_choice="none")
+    saw(after._request_id, after.usage)
 
 
 def seeds():
@@ -269,6 +316,8 @@ CHECKS = [
     several_choices,
     stop_strings,
     logprobs,
+    parsed_answer,
+    called_tools,
     seeds,
     text_completions,
     models,

@@ -240,11 +240,11 @@ fn stops_and_streams() -> Vec<Case> {
 
 fn tools_and_formats() -> Vec<Case> {
     let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
-    let deep = (0..60).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
+    let deep = (0..70).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
     let schema =
         |schema: Value| json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
     vec![
-        field("tools", json!([tool])),
+        field("tools", json!([tool, tool])),
         field("tools", json!(vec![tool.clone(); 129])),
         field("tools", json!("x")),
         field("tool_choice", json!("required")),
@@ -253,7 +253,7 @@ fn tools_and_formats() -> Vec<Case> {
         field("function_call", json!("auto")),
         field("response_format", schema(json!("not a schema"))),
         field("response_format", schema(json!({"$ref": "#"}))),
-        field("response_format", schema(json!({"type": "string", "pattern": "(a+)+$"}))),
+        field("response_format", schema(json!({"type": "string", "pattern": "(a+)+(?=b)"}))),
         Case::field("47 a deep schema", json!({"response_format": schema(deep)})),
         field("response_format", json!({"type": "hologram"})),
         field("response_format", json!(5)),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::generation::{Format, ToolChoice};
 use crate::api::json;
 
 const USER: &str = r#"[{"role":"user","content":"hi"}]"#;
@@ -62,7 +63,13 @@ fn refused_messages() {
         (r#"[{"role":"wizard","content":"x"}]"#, Code::InvalidValue, "messages[0].role"),
         (r#"[{"content":"x"}]"#, Code::InvalidType, "messages[0].role"),
         (r#"[{"role":1,"content":"x"}]"#, Code::InvalidType, "messages[0].role"),
-        (r#"[{"role":"tool","content":"x"}]"#, Code::UnsupportedValue, "messages[0].role"),
+        (r#"[{"role":"function","content":"x"}]"#, Code::UnsupportedValue, "messages[0].role"),
+        (r#"[{"role":"tool","content":"x"}]"#, Code::MissingParameter, "messages[0].tool_call_id"),
+        (
+            r#"[{"role":"tool","content":"x","tool_call_id":"c"}]"#,
+            Code::InvalidValue,
+            "messages[0].tool_call_id",
+        ),
         (r#"[{"role":"user"}]"#, Code::InvalidType, "messages[0].content"),
         (r#"[{"role":"assistant","content":null}]"#, Code::InvalidType, "messages[0].content"),
         (r#"[{"role":"user","content":{}}]"#, Code::InvalidType, "messages[0].content"),
@@ -70,8 +77,8 @@ fn refused_messages() {
         (r#"[{"role":"user","content":"x","weight":1}]"#, Code::UnknownParameter, "messages[0].weight"),
         (
             r#"[{"role":"assistant","content":"x","tool_calls":[{}]}]"#,
-            Code::UnsupportedParameter,
-            "messages[0].tool_calls",
+            Code::MissingParameter,
+            "messages[0].tool_calls[0].id",
         ),
     ];
     for (messages, code, param) in cases {
@@ -121,10 +128,17 @@ fn refused_fields() {
         (&stop, Code::StringTooLong, "stop"),
         ("\"seed\":9223372036854775808", Code::IntegerAboveMax, "seed"),
         ("\"seed\":1.5", Code::InvalidType, "seed"),
-        ("\"response_format\":{\"type\":\"json_schema\"}", Code::UnsupportedParameter, "response_format"),
-        ("\"tools\":[]", Code::UnsupportedParameter, "tools"),
-        ("\"tool_choice\":\"auto\"", Code::UnsupportedParameter, "tool_choice"),
-        ("\"parallel_tool_calls\":true", Code::UnsupportedParameter, "parallel_tool_calls"),
+        (
+            "\"response_format\":{\"type\":\"json_schema\"}",
+            Code::MissingParameter,
+            "response_format.json_schema",
+        ),
+        ("\"response_format\":{\"type\":\"x\"}", Code::InvalidValue, "response_format.type"),
+        (
+            "\"structured_outputs\":{\"regex\":\"a\",\"grammar\":\"b\"}",
+            Code::ConflictingParameters,
+            "structured_outputs",
+        ),
         ("\"chat_template\":\"x\"", Code::UnknownParameter, "chat_template"),
         ("\"api_base\":\"x\"", Code::UnknownParameter, "api_base"),
         ("\"stream\":\"yes\"", Code::InvalidType, "stream"),
@@ -143,4 +157,54 @@ fn refused_fields() {
     }
     check(&format!(r#"{{"messages":{USER}}}"#), Code::MissingParameter, "model");
     check(r#"{"model":"m"}"#, Code::MissingParameter, "messages");
+}
+
+#[test]
+fn tools_and_formats_are_read() {
+    let tool = |name: &str| {
+        format!(r#"{{"type":"function","function":{{"name":"{name}","parameters":{{"type":"object"}}}}}}"#)
+    };
+    let allowed = r#""tool_choice":{"type":"allowed_tools","allowed_tools":{"mode":"required","tools":[{"type":"function","function":{"name":"b"}}]}}"#;
+    let text =
+        with(&format!(r#""tools":[{},{}],"parallel_tool_calls":false,{allowed}"#, tool("a"), tool("b")));
+    let generation = read(&text).unwrap().generation;
+    assert_eq!(generation.tools.tools.len(), 1);
+    assert_eq!((generation.tools.choice, generation.tools.parallel), (ToolChoice::Required, false));
+    let format = r#""response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":{"type":"object",
+        "properties":{"z":{"type":"string"},"a":{"type":"string"}},"required":["z","a"],"additionalProperties":false}}}"#;
+    let Format::JsonSchema(schema) = read(&with(format)).unwrap().generation.format else {
+        panic!("a schema")
+    };
+    let order: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(order, ["z", "a"], "answers follow the order of the schema");
+    let loose = format.replace("\"required\":[\"z\",\"a\"]", "\"required\":[]");
+    check(&with(&loose), Code::InvalidSchema, "response_format");
+    let calls = with_messages(
+        r#"[{"role":"user","content":"x"},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function",
+        "function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"c","content":"1"}]"#,
+    );
+    let PromptInput::Chat(chat) = &read(&calls).unwrap().generation.prompts[0] else { panic!("not a chat") };
+    assert_eq!(chat.messages[1].tool_calls[0].name, "f");
+    assert_eq!(
+        (chat.messages[2].tool_call_id.as_deref(), chat.messages[2].name.as_deref()),
+        (Some("c"), Some("f"))
+    );
+}
+
+#[test]
+fn refused_tools() {
+    let cases: &[(&str, Code, &str)] = &[
+        ("\"tools\":[{\"type\":\"custom\"}]", Code::UnsupportedValue, "tools[0].type"),
+        (
+            "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a b\"}}]",
+            Code::InvalidValue,
+            "tools[0].function.name",
+        ),
+        ("\"tool_choice\":\"required\"", Code::InvalidValue, "tool_choice"),
+        ("\"tool_choice\":\"sometimes\"", Code::InvalidValue, "tool_choice"),
+        ("\"functions\":[]", Code::UnsupportedParameter, "functions"),
+    ];
+    for (extra, code, param) in cases {
+        check(&with(extra), *code, param);
+    }
 }
