@@ -11,6 +11,7 @@
 //! | [`sampler`] | logits to a token |
 //! | [`grammar`] | which tokens may come next |
 //! | `worker` | the loop |
+//! | `embedder` | the same for models that turn whole texts into vectors |
 //! | `stream` | tokens to text, stop strings; on the reader's task |
 //! | `link`, `mailbox` | the two ways between thread and callers, both bounded |
 //!
@@ -19,6 +20,7 @@
 
 pub mod blocks;
 mod config;
+mod embedder;
 mod error;
 mod event;
 pub mod grammar;
@@ -41,6 +43,7 @@ use std::time::Duration;
 use models::{Card, ChatTemplate, Loaded, Tokenizer};
 
 pub use config::{ConfigError, EngineConfig, Sharing, TierRule};
+pub use embedder::{EmbedError, Embedder, EmbedderConfig, EmbedderStats, Vectors};
 pub use error::{StartError, SubmitError};
 pub use event::{Delta, Event, Finish, FinishReason, Stats, TierStats, TokenLogprob, Usage};
 pub use grammar::{Grammar, GrammarError, GrammarLimits, GrammarSource};

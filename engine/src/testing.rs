@@ -180,6 +180,9 @@ impl Model for Running {
 
 fn card() -> Card {
     Card {
+        kind: models::ModelKind::Chat,
+        companions: Vec::new(),
+        embedding: None,
         id: "fake".to_owned(),
         name: "Fake".to_owned(),
         sources: Vec::new(),

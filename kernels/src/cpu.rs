@@ -5,6 +5,7 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod encoder;
 mod matmul;
 mod portable;
 
@@ -14,6 +15,7 @@ use candle_core::{CpuStorage, Layout, Result, WithDType, bail};
 use half::f16;
 
 pub use attention::AttentionJob;
+pub use encoder::AddNorm;
 
 use crate::PackedMatrix;
 use crate::packed::{Kind, PANEL};

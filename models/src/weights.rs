@@ -26,6 +26,14 @@ pub enum WeightError {
         /// The expected dimensions.
         expected: Vec<usize>,
     },
+    /// A tensor of a type that is not supported here, or not that of its neighbours.
+    #[error("tensor {name:?} has type {found}, expected F32, F16 or BF16, and the same in stacked matrices")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
     /// A tensor that this architecture knows nothing of: ignoring it would give wrong answers silently.
     #[error("tensor {0:?} is not part of this architecture as implemented")]
     Unused(String),

@@ -1,5 +1,6 @@
 //! Integration tests of the engine.
 
+mod embedder;
 mod failures;
 mod fairness;
 mod golden;

@@ -9,33 +9,33 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::SourceError;
-use crate::card::Card;
+use crate::card::FileSpec;
 
 const CHUNK: usize = 1 << 18;
 
-/// Whether `path` is the file that `card` describes. Unreadable is wrong.
-pub(super) fn is_right(path: &Path, card: &Card) -> bool {
-    if path.metadata().map(|m| m.len()).ok() != Some(card.bytes) {
+/// Whether `path` is the file that `file` describes. Unreadable is wrong.
+pub(super) fn is_right(path: &Path, file: &FileSpec<'_>) -> bool {
+    if path.metadata().map(|m| m.len()).ok() != Some(file.bytes) {
         return false;
     }
-    if card.sha256.is_empty() {
+    if file.sha256.is_empty() {
         return true;
     }
-    let Some(expected) = stamp_text(path, card) else { return false };
+    let Some(expected) = stamp_text(path, file) else { return false };
     if fs::read_to_string(stamp_path(path)).is_ok_and(|text| text == expected) {
         return true;
     }
-    let hash = File::open(path).and_then(|mut file| hash(&mut file, &mut io::sink(), card.bytes));
-    let right = hash.is_ok_and(|(hash, _)| hash == card.sha256);
+    let hash = File::open(path).and_then(|mut input| hash(&mut input, &mut io::sink(), file.bytes));
+    let right = hash.is_ok_and(|(hash, _)| hash == file.sha256);
     if right {
-        stamp(path, card);
+        stamp(path, file);
     }
     right
 }
 
 /// Remembers that `path` was found right. Failure costs only a second hashing.
-pub(super) fn stamp(path: &Path, card: &Card) {
-    if let Some(text) = stamp_text(path, card) {
+pub(super) fn stamp(path: &Path, file: &FileSpec<'_>) {
+    if let Some(text) = stamp_text(path, file) {
         let _ = fs::write(stamp_path(path), text);
     }
 }
@@ -46,25 +46,25 @@ fn stamp_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn stamp_text(path: &Path, card: &Card) -> Option<String> {
+fn stamp_text(path: &Path, file: &FileSpec<'_>) -> Option<String> {
     let meta = path.metadata().ok()?;
     let modified = meta.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-    Some(format!("{} {} {modified}\n", card.sha256, meta.len()))
+    Some(format!("{} {} {modified}\n", file.sha256, meta.len()))
 }
 
 /// Copies `input` to `out` and keeps the result only if size and hash are the card's.
 pub(super) fn copy_checked(
     input: &mut dyn Read,
     mut out: NamedTempFile,
-    card: &Card,
+    file: &FileSpec<'_>,
 ) -> Result<NamedTempFile, SourceError> {
     // One byte more than expected is enough to know that it is too long.
-    let (found, bytes) = hash(input, out.as_file_mut(), card.bytes.saturating_add(1))?;
-    if bytes != card.bytes {
-        return Err(SourceError::Size { found: bytes, expected: card.bytes });
+    let (found, bytes) = hash(input, out.as_file_mut(), file.bytes.saturating_add(1))?;
+    if bytes != file.bytes {
+        return Err(SourceError::Size { found: bytes, expected: file.bytes });
     }
-    if found != card.sha256 {
-        return Err(SourceError::Hash { found, expected: card.sha256.clone() });
+    if found != file.sha256 {
+        return Err(SourceError::Hash { found, expected: file.sha256.to_owned() });
     }
     Ok(out)
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
+mod encoder;
 mod fetching;
 mod gguf_corpus;
 mod real_model;
