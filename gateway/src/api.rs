@@ -2,7 +2,9 @@
 
 pub mod anthropic;
 pub mod auth;
+pub mod azure;
 pub mod body;
+pub mod encoding;
 pub mod error;
 pub mod fields;
 pub mod functions;
@@ -12,21 +14,24 @@ pub mod openai;
 pub mod organization;
 pub mod query;
 pub mod receipts;
+pub mod rerank;
 pub mod responses;
 pub mod scope;
 pub mod sse;
 pub mod strict_schema;
+pub mod tokenize;
 
 use std::sync::Arc;
 
-use engine::Engine;
+use engine::{Embedder, Engine};
 
 use self::body::BodyLimits;
 use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::Accounts;
-use crate::config::{Config, Limits};
+use crate::config::{Config, EmbeddingSection, Limits};
 use crate::guard::Guard;
 use crate::receipts::Signer;
+use crate::registry::{Registry, Served};
 use crate::responses::{Background, Store};
 use crate::serving::{Serving, unix_ms};
 
@@ -36,8 +41,8 @@ pub struct Api {
     pub accounts: Accounts,
     /// Admission and money.
     pub serving: Arc<Serving>,
-    /// The model served.
-    pub engine: Engine,
+    /// The models served.
+    pub models: Registry,
     /// Answers that are kept.
     pub responses: Arc<Store>,
     /// Answers in the making that no client has to wait for.
@@ -48,6 +53,8 @@ pub struct Api {
     pub guard: Guard,
     /// Bounds of request fields.
     pub limits: Limits,
+    /// Bounds of requests for vectors.
+    pub embedding: EmbeddingSection,
     /// Bounds of request bodies.
     pub body: BodyLimits,
     /// Where reports are read from.
@@ -63,7 +70,7 @@ impl Api {
         accounts: Accounts,
         serving: Arc<Serving>,
         responses: Arc<Store>,
-        engine: Engine,
+        models: Registry,
         guard: Guard,
         signer: Signer,
         config: &Config,
@@ -78,21 +85,45 @@ impl Api {
         Self {
             accounts,
             serving,
-            engine,
+            models,
             responses,
             background: Background::default(),
             created: unix_ms() / 1_000,
             guard,
             limits: config.limits.clone(),
+            embedding: config.embedding.clone(),
             body,
             reports,
         }
     }
 
-    /// The engine of `model`, or 404 in the same words for every name that cannot be used.
+    /// The engine of `model`, which must be one that generates.
     pub fn engine_of(&self, model: &str) -> ApiResult<&Engine> {
-        if self.engine.card().id == model {
-            return Ok(&self.engine);
+        match self.served(model)? {
+            Served::Engine(engine) => Ok(engine),
+            Served::Embedder(embedder) => {
+                let kind = embedder.card().kind.as_str();
+                let message = format!("The model '{model}' does not generate text: its kind is '{kind}'.");
+                Err(ApiError::param(Code::UnsupportedValue, "model", message))
+            }
+        }
+    }
+
+    /// The embedder or cross-encoder of `model`.
+    pub fn embedder_of(&self, model: &str) -> ApiResult<&Embedder> {
+        match self.served(model)? {
+            Served::Embedder(embedder) => Ok(embedder),
+            Served::Engine(_) => {
+                let message = format!("The model '{model}' generates text and makes no vectors.");
+                Err(ApiError::param(Code::UnsupportedValue, "model", message))
+            }
+        }
+    }
+
+    /// The model of this name, or 404 in the same words for every name that cannot be used.
+    pub fn served(&self, model: &str) -> ApiResult<&Served> {
+        if let Some(served) = self.models.get(model) {
+            return Ok(served);
         }
         let shown: String = model.chars().take(128).collect();
         let message = format!("The model '{shown}' does not exist or you do not have access to it.");
@@ -102,7 +133,7 @@ impl Api {
     /// Whether new work would be served.
     pub fn is_ready(&self) -> bool {
         self.serving.lifecycle.phase() == crate::serving::Phase::Serving
-            && self.engine.healthy()
+            && self.models.healthy()
             && self.serving.ledger.healthy()
     }
 }

@@ -14,11 +14,11 @@ use axum::routing::{get, post};
 use crate::api::Shared;
 use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
-use crate::api::openai::{chat, completions, models, moderations};
+use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
-use crate::api::receipts;
-use crate::api::responses;
+use crate::api::{azure, receipts, rerank, responses, tokenize};
 use crate::metrics::Sample;
+use crate::registry::Served;
 use layers::{HeaderLimits, Observed};
 
 /// The public listener: routes for customers. Handlers that take a `Caller` demand a key; all of these do but
@@ -42,6 +42,19 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/v1/receipts/keys", get(receipts::keys))
         .route("/v1/receipts/{request_id}", get(receipts::retrieve))
         .route("/.well-known/spillway-receipts.json", get(receipts::keys))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/v1/score", post(rerank::score))
+        .route("/v1/tokenize", post(tokenize::tokenize))
+        .route("/v1/detokenize", post(tokenize::detokenize))
+        .route("/openai/deployments/{id}/chat/completions", post(azure::chat))
+        .route("/openai/deployments/{id}/completions", post(azure::completions))
+        .route("/openai/deployments/{id}/embeddings", post(azure::embeddings))
+        .route("/openai/v1/chat/completions", post(chat::create))
+        .route("/openai/v1/completions", post(completions::create))
+        .route("/openai/v1/embeddings", post(embeddings::create))
+        .route("/openai/v1/responses", post(responses::create))
+        .route("/openai/v1/models", get(models::list))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         // Both in the same shape as every other refusal; axum adds `Allow`.
@@ -82,7 +95,7 @@ async fn method_not_allowed(request: axum::extract::Request) -> ApiError {
 
 /// The process answers. It stays true while draining, so that nobody kills a server that is finishing its streams.
 async fn healthz(State(api): State<Shared>) -> StatusCode {
-    if api.engine.healthy() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+    if api.models.healthy() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
 }
 
 /// New requests are welcome.
@@ -91,31 +104,87 @@ async fn readyz(State(api): State<Shared>) -> StatusCode {
 }
 
 async fn metrics(State(api): State<Shared>) -> Response {
-    let engine = api.engine.stats();
-    let gauge = |name, help, value: usize| -> Sample { (name, "gauge", help, value as f64) };
-    let counter = |name, help, value: u64| -> Sample { (name, "counter", help, value as f64) };
-    let samples = [
+    let gauge =
+        |name, help, value: usize| Sample { name, kind: "gauge", help, model: None, value: value as f64 };
+    let mut samples = vec![
         gauge("spillway_ready", "Whether new requests are welcome.", usize::from(api.is_ready())),
-        gauge("spillway_engine_running", "Sequences that hold cache blocks.", engine.running),
-        gauge("spillway_engine_waiting", "Sequences that wait for admission.", engine.waiting),
-        gauge("spillway_engine_blocks", "Cache blocks.", engine.total_blocks),
-        gauge("spillway_engine_blocks_free", "Cache blocks that hold nothing.", engine.free_blocks),
-        gauge("spillway_engine_blocks_cached", "Cache blocks that only keep a prefix.", engine.cached_blocks),
-        counter("spillway_engine_steps_total", "Steps run.", engine.steps),
-        counter("spillway_engine_prompt_tokens_total", "Prompt tokens admitted.", engine.prompt_tokens),
-        counter(
-            "spillway_engine_cached_tokens_total",
-            "Prompt tokens found in the prefix cache.",
-            engine.cached_tokens,
-        ),
-        counter("spillway_engine_generated_tokens_total", "Tokens generated.", engine.generated_tokens),
-        counter("spillway_engine_preemptions_total", "Times a sequence lost its blocks.", engine.preemptions),
-        counter("spillway_engine_cancelled_total", "Sequences cancelled.", engine.cancelled),
-        gauge("spillway_engine_last_step_us", "Duration of the last step.", engine.last_step_us as usize),
         gauge("spillway_ledger_open_holds", "Requests whose money is held.", api.serving.ledger.open_holds()),
         gauge("spillway_ledger_queue", "Commands waiting for the ledger.", api.serving.ledger.queued()),
     ];
+    samples.extend(api.models.iter().flat_map(of_model));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
-    (headers, api.serving.metrics.render(&samples)).into_response()
+    (headers, api.serving.metrics.render(samples)).into_response()
+}
+
+/// What a model's engine tells of itself.
+fn of_model(served: &Served) -> Vec<Sample> {
+    let id = &served.card().id;
+    let sample = |name, kind, help, value: f64| Sample { name, kind, help, model: Some(id.clone()), value };
+    let gauge = |name, help, value: usize| sample(name, "gauge", help, value as f64);
+    let counter = |name, help, value: u64| sample(name, "counter", help, value as f64);
+    match served {
+        Served::Engine(engine) => {
+            let engine = engine.stats();
+            vec![
+                gauge("spillway_engine_running", "Sequences that hold cache blocks.", engine.running),
+                gauge("spillway_engine_waiting", "Sequences that wait for admission.", engine.waiting),
+                gauge("spillway_engine_blocks", "Cache blocks.", engine.total_blocks),
+                gauge("spillway_engine_blocks_free", "Cache blocks that hold nothing.", engine.free_blocks),
+                gauge(
+                    "spillway_engine_blocks_cached",
+                    "Cache blocks that only keep a prefix.",
+                    engine.cached_blocks,
+                ),
+                counter("spillway_engine_steps_total", "Steps run.", engine.steps),
+                counter(
+                    "spillway_engine_prompt_tokens_total",
+                    "Prompt tokens admitted.",
+                    engine.prompt_tokens,
+                ),
+                counter(
+                    "spillway_engine_cached_tokens_total",
+                    "Prompt tokens found in the prefix cache.",
+                    engine.cached_tokens,
+                ),
+                counter(
+                    "spillway_engine_generated_tokens_total",
+                    "Tokens generated.",
+                    engine.generated_tokens,
+                ),
+                counter(
+                    "spillway_engine_preemptions_total",
+                    "Times a sequence lost its blocks.",
+                    engine.preemptions,
+                ),
+                counter("spillway_engine_cancelled_total", "Sequences cancelled.", engine.cancelled),
+                gauge(
+                    "spillway_engine_last_step_us",
+                    "Duration of the last step.",
+                    engine.last_step_us as usize,
+                ),
+            ]
+        }
+        Served::Embedder(embedder) => {
+            let embedder = embedder.stats();
+            vec![
+                gauge("spillway_embedder_running", "Requests without all their vectors.", embedder.running),
+                gauge("spillway_embedder_waiting", "Inputs that wait for a step.", embedder.waiting),
+                gauge("spillway_embedder_waiting_tokens", "Tokens of those inputs.", embedder.waiting_tokens),
+                counter("spillway_embedder_steps_total", "Steps run.", embedder.steps),
+                counter("spillway_embedder_inputs_total", "Vectors made.", embedder.inputs),
+                counter("spillway_embedder_tokens_total", "Tokens in them.", embedder.tokens),
+                counter(
+                    "spillway_embedder_cancelled_total",
+                    "Requests whose caller was gone.",
+                    embedder.cancelled,
+                ),
+                gauge(
+                    "spillway_embedder_last_step_us",
+                    "Duration of the last step.",
+                    embedder.last_step_us as usize,
+                ),
+            ]
+        }
+    }
 }

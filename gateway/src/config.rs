@@ -19,16 +19,19 @@ mod tests;
 mod tiers;
 
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
-pub use money::{BudgetRule, BudgetScope, Decimal, Instant, Money, PriceRule};
+pub use money::{BudgetRule, BudgetScope, DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EngineSection, LedgerSection, Limits, ModelSection, Reports, ResponsesSection, Server,
-    TenantRule, Tiers, bounds, make_private_dir,
+    Bound, Data, EmbeddingSection, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
+    ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// `[[models]]`: all models served; without any, the one of `[model]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelRule>,
     /// Listeners, deadlines and sizes of the HTTP server.
     pub server: Server,
     /// Default limits of keys and projects, and bounds of a request's fields.
@@ -37,7 +40,9 @@ pub struct Config {
     pub engine: EngineSection,
     /// Service tiers and shares.
     pub tiers: Tiers,
-    /// The model served.
+    /// Embedders and cross-encoders.
+    pub embedding: EmbeddingSection,
+    /// The model served, and where weights are kept.
     pub model: ModelSection,
     /// Prices and budgets.
     pub money: Money,
@@ -140,6 +145,7 @@ impl Config {
         self.limits.check_bounds()?;
         self.engine.check_bounds()?;
         self.tiers.validate()?;
+        self.embedding.check_bounds()?;
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
         self.guard.validate()?;
@@ -163,20 +169,38 @@ impl Config {
                 format!("must not exceed engine.max_batched_tokens = {}", self.engine.max_batched_tokens);
             return Err(invalid("engine.max_num_seqs", &self.engine.max_num_seqs, &message));
         }
-        if self.model.id.is_empty()
-            || self.model.id.len() > 128
-            || self.model.id.chars().any(char::is_control)
-        {
-            return Err(invalid(
-                "model.id",
-                &self.model.id,
-                "must be 1 to 128 bytes without control characters",
-            ));
-        }
+        self.validate_models()?;
         if self.data.dir.as_os_str().is_empty() {
             return Err(invalid("data.dir", &"", "must name a directory"));
         }
-        self.money.validate(&self.model.id)
+        self.money.validate(&self.served())
+    }
+
+    /// All models to serve, at least one.
+    pub fn served(&self) -> Vec<ModelRule> {
+        if !self.models.is_empty() {
+            return self.models.clone();
+        }
+        vec![ModelRule { id: self.model.id.clone(), path: self.model.path.clone() }]
+    }
+
+    fn validate_models(&self) -> Result<(), ConfigError> {
+        let default = ModelSection { dir: self.model.dir.clone(), ..ModelSection::default() };
+        if !self.models.is_empty() && self.model != default {
+            let message = "a single model stands in [model], several in [[models]]: not in both";
+            return Err(invalid("model.id", &self.model.id, message));
+        }
+        let served = self.served();
+        for (at, ModelRule { id, .. }) in served.iter().enumerate() {
+            let key = if self.models.is_empty() { "model.id".to_owned() } else { format!("models[{at}].id") };
+            if id.is_empty() || id.len() > 128 || id.chars().any(char::is_control) {
+                return Err(invalid(&key, id, "must be 1 to 128 bytes without control characters"));
+            }
+            if served[..at].iter().any(|earlier| earlier.id == *id) {
+                return Err(invalid(&key, id, "occurs twice"));
+            }
+        }
+        Ok(())
     }
 
     /// The prices as a rate card. After a successful [`Config::load`] it cannot fail.

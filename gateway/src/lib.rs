@@ -16,6 +16,7 @@ pub mod limits;
 pub mod metrics;
 pub mod money;
 pub mod receipts;
+pub mod registry;
 pub mod responses;
 pub mod server;
 pub mod serving;

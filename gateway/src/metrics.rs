@@ -95,12 +95,24 @@ pub struct Metrics {
     pub duration: Histogram,
 }
 
-/// A value read at the time of the report: name, kind (`gauge` or `counter`), help, value.
-pub type Sample = (&'static str, &'static str, &'static str, f64);
+/// A value read at the time of the report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Metric.
+    pub name: &'static str,
+    /// `gauge` or `counter`.
+    pub kind: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// The model it speaks of, where it does.
+    pub model: Option<String>,
+    /// The value.
+    pub value: f64,
+}
 
 impl Metrics {
     /// The report in Prometheus' text format, with `samples` of other parts at its end.
-    pub fn render(&self, samples: &[Sample]) -> String {
+    pub fn render(&self, mut samples: Vec<Sample>) -> String {
         let mut out = String::with_capacity(8 << 10);
         self.requests.render(&mut out, "spillway_http_requests_total", "Answers sent.", ["route", "status"]);
         self.refusals.render(&mut out, "spillway_refusals_total", "Requests refused.", ["type", "code"]);
@@ -135,8 +147,18 @@ impl Metrics {
         let next = "Time between output deltas of a request.";
         self.next_token.render(&mut out, "spillway_inter_token_seconds", next);
         self.duration.render(&mut out, "spillway_request_duration_seconds", "Time from admission to end.");
-        for (name, kind, help, value) in samples {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        // The samples of one metric stand together under one head.
+        samples.sort_by_key(|sample| sample.name);
+        let mut last = "";
+        for Sample { name, kind, help, model, value } in samples {
+            if std::mem::replace(&mut last, name) != name {
+                let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            }
+            let _ = match model {
+                // Ids may hold any printable character.
+                Some(model) => writeln!(out, "{name}{{model={model:?}}} {value}"),
+                None => writeln!(out, "{name} {value}"),
+            };
         }
         out
     }
@@ -152,13 +174,24 @@ mod tests {
         metrics.first_token.observe(Duration::from_micros(1_000));
         metrics.first_token.observe(Duration::from_secs(60));
         metrics.requests.add("/v1/models", 200, 2);
-        let text = metrics.render(&[("spillway_up", "gauge", "Up.", 1.0)]);
+        let sample = |name, model: Option<&str>, value| {
+            let model = model.map(str::to_owned);
+            Sample { name, kind: "gauge", help: "Up.", model, value }
+        };
+        let text = metrics.render(vec![
+            sample("spillway_runs", Some("a"), 1.0),
+            sample("spillway_up", None, 1.0),
+            sample("spillway_runs", Some("b"), 2.0),
+        ]);
+        assert_eq!(text.matches("# TYPE spillway_runs gauge").count(), 1);
         for line in [
             "spillway_time_to_first_token_seconds_bucket{le=\"0.001\"} 1",
             "spillway_time_to_first_token_seconds_bucket{le=\"30\"} 1",
             "spillway_time_to_first_token_seconds_bucket{le=\"+Inf\"} 2",
             "spillway_http_requests_total{route=\"/v1/models\",status=\"200\"} 2",
             "spillway_up 1",
+            "spillway_runs{model=\"a\"} 1",
+            "spillway_runs{model=\"b\"} 2",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }

@@ -6,6 +6,7 @@
 mod admission;
 mod checkpoint;
 mod delivery;
+mod embedding;
 mod funds;
 mod inflight;
 mod lifecycle;
@@ -17,6 +18,7 @@ mod tokenise;
 
 pub use admission::{AdmitError, Job};
 pub use delivery::{Delivery, WireState};
+pub use embedding::{EmbedJob, Embedded};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
 pub use step::{Cause, Receipt, Step};

@@ -152,7 +152,8 @@ impl Worker {
         let nothing = |state: &mut State| idle && state.inbox.is_empty() && !state.draining && !state.aborted;
         let mut state = self.queue.changed.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
         self.live.extend(state.inbox.drain(..));
-        !state.aborted && !(state.draining && self.live.is_empty())
+        let finished = state.draining && self.live.is_empty();
+        !state.aborted && !finished
     }
 
     fn step(&mut self) {

@@ -6,6 +6,7 @@ pub mod chat_request;
 mod chat_tools;
 pub mod completion_request;
 pub mod completions;
+pub mod embeddings;
 mod format;
 pub mod models;
 pub mod moderations;

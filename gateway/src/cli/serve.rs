@@ -2,22 +2,23 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Engine, EngineConfig, GrammarLimits};
-use models::Loaded;
+use engine::{Embedder, EmbedderConfig, Engine, EngineConfig, GrammarLimits};
+use indicatif::MultiProgress;
+use models::ModelKind;
 use tokio::net::TcpListener;
 
 use super::{Failure, fetch};
 use crate::accounts::{Accounts, NewKey};
 use crate::api::Api;
 use crate::app;
-use crate::config::{Config, make_private_dir};
+use crate::config::{Config, DEMO_EMBEDDER, EmbeddingSection, ModelRule, make_private_dir};
 use crate::guard::Guard;
 use crate::ledger::Ledger;
 use crate::receipts::Signer;
+use crate::registry::{Registry, Served};
 use crate::responses::Store;
 use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Serving, unix_ms};
@@ -28,7 +29,10 @@ const BYTES_PER_VALUE: usize = 2;
 const BLOCKING_THREADS: usize = 4;
 
 /// Serves until a signal.
-pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
+pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
+    if is_demo {
+        add_embedder(&mut config)?;
+    }
     make_private_dir(&config.data.dir).map_err(|e| format!("data.dir = {:?}: {e}", config.data.dir))?;
     if config.engine.threads > 0 {
         rayon::ThreadPoolBuilder::new().num_threads(config.engine.threads).build_global()?;
@@ -46,19 +50,19 @@ pub(super) fn run(config: Config, is_demo: bool) -> Result<(), Failure> {
     let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
     let responses = Arc::new(Store::open(&config.data.dir, &config.responses, unix_ms())?);
     let signer = Signer::open(&config.data.dir)?;
-    let engine = start_engine(&config)?;
+    let models = start_models(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
     let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
     let api =
-        Arc::new(Api::new(accounts, Arc::new(serving), responses, engine.clone(), guard, signer, &config));
+        Arc::new(Api::new(accounts, Arc::new(serving), responses, models.clone(), guard, signer, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;
     runtime.block_on(serve(api, (listener, admin), signals, &config))?;
     // Whatever a dropped stream left behind is in the ledger's queue by now.
-    engine.shutdown(Duration::ZERO);
+    models.shutdown();
     ledger.close();
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
@@ -92,14 +96,44 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     server::bind(address).map_err(|e| format!("{key} = \"{address}\": cannot listen there: {e}").into())
 }
 
-fn start_engine(config: &Config) -> Result<Engine, Failure> {
-    let (card, path) = fetch::configured_model(config)?;
-    let loaded = load(&path, card)?;
-    let shape = loaded.model.config();
+/// Fetches, loads and starts all models, side by side.
+fn start_models(config: &Config) -> Result<Registry, Failure> {
+    let bars = MultiProgress::new();
+    let served = config.served();
+    let started: Result<Vec<Served>, Failure> = std::thread::scope(|scope| {
+        let bars = &bars;
+        let start = |rule| scope.spawn(move || start_model(rule, config, bars));
+        let threads: Vec<_> = served.iter().map(start).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Served, Failure>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    Ok(Registry::new(started?))
+}
+
+fn start_model(rule: &ModelRule, config: &Config, bars: &MultiProgress) -> Result<Served, Failure> {
+    let (card, path) = fetch::configured_model(rule, config, bars)?;
+    let refused = |e: &dyn std::fmt::Display| format!("model {:?}: {e}", path.display());
+    if card.kind != ModelKind::Chat {
+        let loaded = models::load_encoder(&path, card).map_err(|e| refused(&e))?;
+        let EmbeddingSection { max_batched_tokens, max_waiting_tokens, .. } = config.embedding;
+        let embedder = EmbedderConfig { max_batched_tokens, max_waiting_tokens };
+        let embedder = Embedder::start(loaded, embedder).map_err(|e| format!("[embedding]: {e}"))?;
+        return Ok(Served::Embedder(embedder));
+    }
+    let loaded = models::load(&path, card, &|_| {}).map_err(|e| refused(&e))?;
+    let engine_config = engine_config(config, loaded.model.config());
+    let engine = Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}"))?;
+    Ok(Served::Engine(engine))
+}
+
+/// Each generating model has a cache of its own.
+fn engine_config(config: &Config, shape: &models::ModelConfig) -> EngineConfig {
     let section = &config.engine;
     let bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES_PER_VALUE;
     let num_blocks = (section.kv_cache_mib << 20) / (bytes_per_token * section.block_size);
-    let engine_config = EngineConfig {
+    EngineConfig {
         max_num_seqs: section.max_num_seqs,
         max_batched_tokens: section.max_batched_tokens,
         prefill_chunk: section.prefill_chunk,
@@ -110,12 +144,17 @@ fn start_engine(config: &Config) -> Result<Engine, Failure> {
         stream_capacity: section.stream_capacity,
         grammar: GrammarLimits::default(),
         sharing: config.tiers.sharing(),
-    };
-    Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}").into())
+    }
 }
 
-fn load(path: &Path, card: models::Card) -> Result<Loaded, Failure> {
-    models::load(path, card, &|_| {}).map_err(|e| format!("model {:?}: {e}", path.display()).into())
+/// The demo serves an embedder too, unless the operator chose models or prices that leave it out.
+fn add_embedder(config: &mut Config) -> Result<(), Failure> {
+    let is_priced = config.rate_card()?.versions().iter().any(|version| version.model == DEMO_EMBEDDER);
+    if config.models.is_empty() && is_priced {
+        config.models = config.served();
+        config.models.push(ModelRule { id: DEMO_EMBEDDER.to_owned(), path: None });
+    }
+    Ok(())
 }
 
 /// A key of the demo project, if there is none yet.
@@ -137,7 +176,7 @@ fn announce(
     let mut out = std::io::stdout().lock();
     writeln!(out, "ready http://{public} admin http://{admin}")?;
     if is_demo {
-        let (data, model) = (config.data.dir.display(), &config.model.id);
+        let (data, model) = (config.data.dir.display(), &config.served()[0].id);
         match key {
             Some(key) => writeln!(out, "\nAPI key (shown this once): {key}")?,
             None => writeln!(

@@ -5,12 +5,14 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ConfigError, invalid};
+use super::{ConfigError, ModelRule, invalid};
 use crate::civil;
 use crate::money::{Picos, PriceVersion, RateCard};
 
 /// The model that comes with Spillway; it has a default price.
 pub(super) const DEMO_MODEL: &str = "smollm2-135m-instruct";
+/// The embedder that comes with it; it has a default price too.
+pub const DEMO_EMBEDDER: &str = "all-minilm-l6-v2";
 /// The tier that every served model needs a price for.
 const DEFAULT_TIER: &str = "default";
 
@@ -151,19 +153,28 @@ impl Default for Money {
             output: price("0.40"),
             effective_from: None,
         };
-        Self { currency: "USD".to_owned(), price: vec![demo], budget: Vec::new() }
+        // What is generated nothing has no price; a vector is paid for by its input.
+        let embedder = PriceRule {
+            model: DEMO_EMBEDDER.to_owned(),
+            uncached_input: price("0.02"),
+            cached_input: price("0.02"),
+            output: price("0"),
+            ..demo.clone()
+        };
+        Self { currency: "USD".to_owned(), price: vec![demo, embedder], budget: Vec::new() }
     }
 }
 
 impl Money {
-    pub(super) fn validate(&self, model: &str) -> Result<(), ConfigError> {
+    pub(super) fn validate(&self, served: &[ModelRule]) -> Result<(), ConfigError> {
         if self.currency != "USD" {
             return Err(invalid("money.currency", &self.currency, "only \"USD\" is supported"));
         }
         let card = self.rate_card()?;
-        if !card.versions().iter().any(|v| v.model == model && v.tier == DEFAULT_TIER) {
+        let is_priced = |id: &str| card.versions().iter().any(|v| v.model == id && v.tier == DEFAULT_TIER);
+        if let Some(unpriced) = served.iter().find(|rule| !is_priced(&rule.id)) {
             let message = "has no [[money.price]] with tier \"default\": nothing is served without a price";
-            return Err(invalid("model.id", &model, message));
+            return Err(invalid("model.id", &unpriced.id, message));
         }
         self.budget.iter().enumerate().try_for_each(|(at, budget)| budget.validate(at))
     }

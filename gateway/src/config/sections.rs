@@ -295,13 +295,40 @@ section! {
     }
 }
 
-/// The model served.
+section! {
+    /// Embedders and cross-encoders.
+    EmbeddingSection, "embedding",
+    numbers {
+        /// Tokens of one step; small keeps the tokens of chats coming that share the machine.
+        max_batched_tokens: usize = 512, 1, 65_536, "tokens";
+        /// Tokens waiting for a step, over all requests.
+        max_waiting_tokens: usize = 1_048_576, 1, 1_073_741_824, "tokens";
+        /// Inputs of one request, as the public API allows.
+        max_inputs: usize = 2048, 1, 100_000, "inputs";
+        /// Tokens of one request over all its inputs, as the public API allows.
+        max_request_tokens: u32 = 300_000, 1, 100_000_000, "tokens";
+    }
+    others {}
+}
+
+/// One of several models served: an entry of `[[models]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRule {
+    /// Name of its card, and of the model in the API.
+    pub id: String,
+    /// A weight file to use in place of the card's: GGUF, or safetensors with its companions beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// The model served, where it is the only one; several stand in `[[models]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// Name of its card, and of the model in the API.
     pub id: String,
-    /// A weight file to use in place of the card's.
+    /// A weight file to use in place of the card's: GGUF, or safetensors with its companions beside it.
     pub path: Option<PathBuf>,
     /// Where pulled weights are kept; unset: `models` in the data directory.
     pub dir: Option<PathBuf>,
@@ -342,6 +369,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         Limits::BOUNDS,
         EngineSection::BOUNDS,
         Tiers::BOUNDS,
+        EmbeddingSection::BOUNDS,
         LedgerSection::BOUNDS,
         ResponsesSection::BOUNDS,
         Reports::BOUNDS,

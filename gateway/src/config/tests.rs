@@ -86,6 +86,10 @@ fn refusals_name_what_is_wrong() {
         ("[engine]\nmax_num_seqs = 600\n", &[], "engine.max_num_seqs"),
         ("[model]\nid = \"other\"\n", &[], "no [[money.price]]"),
         ("[model]\nid = \"\"\n", &[], "model.id"),
+        ("[[models]]\nid = \"other\"\n", &[], "no [[money.price]]"),
+        ("[[models]]\nid = \"\"\n", &[], "models[0].id"),
+        ("[[models]]\nid = \"all-minilm-l6-v2\"\n[model]\nid = \"x\"\n", &[], "not in both"),
+        ("[[models]]\nid = \"all-minilm-l6-v2\"\n[[models]]\nid = \"all-minilm-l6-v2\"\n", &[], "twice"),
         ("[data]\ndir = \"\"\n", &[], "data.dir"),
         ("[money]\ncurrency = \"EUR\"\n", &[], "money.currency"),
         ("[[money.budget]]\nscope = \"project\"\nname = \"p\"\nusd = \"1\"\n", &[], "money.budget[0].name"),
@@ -118,6 +122,19 @@ fn refusals_name_what_is_wrong() {
         assert!(message.contains(needle), "{text:?}: {message}");
     }
     assert!(Config::load(Some(Path::new("/nonexistent")), std::iter::empty()).is_err());
+}
+
+#[test]
+fn one_model_or_several() {
+    let ids = |text: &str| -> Vec<String> {
+        load(text, &[]).unwrap().served().into_iter().map(|rule| rule.id).collect()
+    };
+    assert_eq!(ids(""), ["smollm2-135m-instruct"]);
+    let several =
+        "[[models]]\nid = \"all-minilm-l6-v2\"\n[[models]]\nid = \"smollm2-135m-instruct\"\npath = \"x\"\n";
+    assert_eq!(ids(several), ["all-minilm-l6-v2", "smollm2-135m-instruct"]);
+    // The directory of weights is for all.
+    assert_eq!(ids(&format!("{several}[model]\ndir = \"/weights\"\n")).len(), 2);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use engine::{
 use super::funds::Funds;
 use super::inflight::Opening;
 use super::streams::Streams;
-use super::{InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
+use super::{Cause, InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
 use crate::accounts::Identity;
 use crate::ledger::{Details, HoldError, HoldRequest, LedgerError};
 use crate::limits::LimitError;
@@ -111,6 +111,9 @@ pub enum AdmitError {
         /// When a place may be free.
         retry_after_ms: u64,
     },
+    /// It could not be finished.
+    #[error("cut off: {0:?}")]
+    Cut(Cause),
     /// The server is going down.
     #[error("the server is shutting down")]
     Draining,
@@ -150,7 +153,7 @@ impl Serving {
     }
 
     /// Refuses before any work when nothing at all is left of a limit.
-    fn check_exhausted(&self, identity: &Identity) -> Result<(), AdmitError> {
+    pub fn check_exhausted(&self, identity: &Identity) -> Result<(), AdmitError> {
         let now = self.monotonic_ms();
         let left = self.limiter.headers(identity, now);
         if left.remaining_requests == 0 || left.remaining_tokens == 0 {

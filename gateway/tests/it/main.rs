@@ -13,6 +13,7 @@ mod completions;
 mod corpus;
 mod crash;
 mod drain;
+mod embeddings;
 mod guard;
 mod hub;
 mod limits;

@@ -59,6 +59,8 @@ pub(crate) fn card_of(path: &Path) -> Result<Card, EncoderLoadError> {
         companions: Vec::new(),
         context_len: Some(limit.unwrap_or(config.max_position_embeddings)),
         sampling: SamplingDefaults::default(),
+        tool_syntax: None,
+        thinks: None,
         embedding: (kind == ModelKind::Embedding).then(|| embedding(dir)).transpose()?,
         license: "unknown".to_owned(),
         owned_by: "unknown".to_owned(),

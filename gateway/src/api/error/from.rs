@@ -146,6 +146,7 @@ impl From<AdmitError> for ApiError {
                 format!("The server is busy: no place became free within {waited_s} s. Nothing was charged."),
             )
             .retry_after_ms(retry_after_ms),
+            AdmitError::Cut(cause) => cause.into(),
             AdmitError::Draining => shutting_down(),
             AdmitError::Internal(reason) => server_error(&reason),
         }

@@ -11,7 +11,8 @@ use crate::api::generation::{Format, Generation, Sampling};
 use crate::api::json::Json;
 use crate::config::Limits;
 
-const MAX_MODEL_BYTES: usize = 256;
+/// Longest name of a model.
+pub const MAX_MODEL_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 64;
 const MAX_METADATA_KEY_BYTES: usize = 64;
 const MAX_METADATA_VALUE_BYTES: usize = 512;

@@ -262,8 +262,52 @@ pub struct Model {
     pub created: u64,
     /// Who made it.
     pub owned_by: String,
-    /// Extension: most tokens of prompt and answer together.
+    /// Extension: name for people.
+    pub name: String,
+    /// Extension: `chat`, `embedding` or `rerank`.
+    pub kind: &'static str,
+    /// Extension: most tokens of prompt and answer together, or of one input.
     pub context_length: usize,
+    /// Extension: most tokens of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<usize>,
+    /// Extension: values of a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
+    /// Extension: how rerank and score compare texts: `cross_encoder` or `embedding_cosine`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank_method: Option<&'static str>,
+    /// Extension: optional request fields that are honoured.
+    pub supported_parameters: Vec<&'static str>,
+    /// Extension: service tiers it is sold at.
+    pub tiers: Vec<String>,
+    /// Extension: prices in force, by tier.
+    pub pricing: std::collections::BTreeMap<String, Prices>,
+    /// Extension: what it can do at once, and does.
+    pub capacity: Capacity,
+}
+
+/// Prices of one tier, decimal strings.
+#[derive(Debug, Serialize)]
+pub struct Prices {
+    /// `USD per 1M tokens`.
+    pub unit: &'static str,
+    /// For prompt tokens that are computed.
+    pub uncached_input: String,
+    /// For prompt tokens found in the cache.
+    pub cached_input: String,
+    /// For generated tokens.
+    pub output: String,
+}
+
+/// Load of a model.
+#[derive(Debug, Serialize)]
+pub struct Capacity {
+    /// Most sequences in one batch; absent where only tokens bound it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<usize>,
+    /// Sequences or requests in the works.
+    pub running: usize,
 }
 
 /// The list of models.

@@ -43,6 +43,16 @@ impl Config {
         self.with("model", "path", &literal)
     }
 
+    /// Serves these models in place of the one.
+    pub(crate) fn models(mut self, models: &[(&str, &Path)]) -> Self {
+        self.sections.remove("model");
+        for (id, path) in models {
+            let path = Value::from(path.to_str().expect("the model path is text"));
+            self.tail.push_str(&format!("[[models]]\nid = \"{id}\"\npath = {path}\n"));
+        }
+        self
+    }
+
     /// Sets one key; `literal` is TOML.
     pub(crate) fn with(mut self, section: &'static str, key: &'static str, literal: &str) -> Self {
         self.sections.entry(section).or_default().insert(key, literal.to_owned());

@@ -1,0 +1,63 @@
+//! Azure's paths: `/openai/deployments/{id}/...`, where the path names the model and wins over a `model` in the body, as it
+//! does there. `api-version` is not looked at: there is one version.
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::Response;
+
+use super::Shared;
+use super::auth::Caller;
+use super::body::read_json;
+use super::error::ApiResult;
+use super::json::Json;
+use super::openai;
+
+/// The body, with the path's deployment as its model.
+async fn read(
+    api: &Shared,
+    caller: &Caller,
+    deployment: String,
+    request: Request,
+) -> ApiResult<(axum::http::Extensions, Json)> {
+    let (parts, body) = request.into_parts();
+    let mut body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
+    if let Json::Object(object) = &mut body {
+        object.insert("model".to_owned(), Json::String(deployment.into()));
+    }
+    Ok((parts.extensions, body))
+}
+
+/// Chat completions of a deployment.
+pub async fn chat(
+    State(api): State<Shared>,
+    caller: Caller,
+    Path(deployment): Path<String>,
+    request: Request,
+) -> ApiResult<Response<Body>> {
+    let (extensions, body) = read(&api, &caller, deployment, request).await?;
+    let (generation, surface) = openai::chat::prepare(&api, &caller, body)?;
+    generation.respond(&api, &caller, surface, extensions.get().cloned()).await
+}
+
+/// Text completions of a deployment.
+pub async fn completions(
+    State(api): State<Shared>,
+    caller: Caller,
+    Path(deployment): Path<String>,
+    request: Request,
+) -> ApiResult<Response<Body>> {
+    let (extensions, body) = read(&api, &caller, deployment, request).await?;
+    let (generation, surface) = openai::completions::prepare(&api, &caller, body).await?;
+    generation.respond(&api, &caller, surface, extensions.get().cloned()).await
+}
+
+/// Embeddings of a deployment.
+pub async fn embeddings(
+    State(api): State<Shared>,
+    caller: Caller,
+    Path(deployment): Path<String>,
+    request: Request,
+) -> ApiResult<Response<Body>> {
+    let (_, body) = read(&api, &caller, deployment, request).await?;
+    openai::embeddings::answer(&api, &caller, body).await
+}
