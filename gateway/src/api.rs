@@ -27,7 +27,7 @@ use engine::{Embedder, Engine};
 
 use self::body::BodyLimits;
 use self::error::{ApiError, ApiResult, Code};
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Identity};
 use crate::config::{Config, EmbeddingSection, Limits};
 use crate::guard::Guard;
 use crate::receipts::Signer;
@@ -98,8 +98,8 @@ impl Api {
     }
 
     /// The engine of `model`, which must be one that generates.
-    pub fn engine_of(&self, model: &str) -> ApiResult<&Engine> {
-        match self.served(model)? {
+    pub fn engine_of(&self, caller: &Identity, model: &str) -> ApiResult<&Engine> {
+        match self.served(caller, model)? {
             Served::Engine(engine) => Ok(engine),
             Served::Embedder(embedder) => {
                 let kind = embedder.card().kind.as_str();
@@ -110,8 +110,8 @@ impl Api {
     }
 
     /// The embedder or cross-encoder of `model`.
-    pub fn embedder_of(&self, model: &str) -> ApiResult<&Embedder> {
-        match self.served(model)? {
+    pub fn embedder_of(&self, caller: &Identity, model: &str) -> ApiResult<&Embedder> {
+        match self.served(caller, model)? {
             Served::Embedder(embedder) => Ok(embedder),
             Served::Engine(_) => {
                 let message = format!("The model '{model}' generates text and makes no vectors.");
@@ -120,14 +120,10 @@ impl Api {
         }
     }
 
-    /// The model of this name, or 404 in the same words for every name that cannot be used.
-    pub fn served(&self, model: &str) -> ApiResult<&Served> {
-        if let Some(served) = self.models.get(model) {
-            return Ok(served);
-        }
-        let shown: String = model.chars().take(128).collect();
-        let message = format!("The model '{shown}' does not exist or you do not have access to it.");
-        Err(ApiError::param(Code::ModelNotFound, "model", message))
+    /// The model of this name, or 404 in the same words for every name that the caller cannot use.
+    pub fn served(&self, caller: &Identity, model: &str) -> ApiResult<&Served> {
+        let usable = self.models.get(model).filter(|_| caller.may_use(model));
+        usable.ok_or_else(|| no_model(model))
     }
 
     /// Whether new work would be served.
@@ -136,4 +132,10 @@ impl Api {
             && self.models.healthy()
             && self.serving.ledger.healthy()
     }
+}
+
+fn no_model(model: &str) -> ApiError {
+    let shown: String = model.chars().take(128).collect();
+    let message = format!("The model '{shown}' does not exist or you do not have access to it.");
+    ApiError::param(Code::ModelNotFound, "model", message)
 }

@@ -2,7 +2,12 @@
 //!
 //! Only what reports and rate cards need: whole days and offsets, the proleptic Gregorian calendar, no zones by name.
 
-const DAY_MS: i64 = 86_400_000;
+/// Milliseconds of an hour.
+pub const HOUR_MS: u64 = 3_600_000;
+/// Milliseconds of a day.
+pub const DAY_MS: u64 = 86_400_000;
+/// The last instant with a year of four digits.
+const LAST_MS: u64 = 253_402_300_799_999;
 
 /// Why a text is not an instant.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -19,10 +24,9 @@ pub fn parse_ms(text: &str) -> Result<u64, CivilError> {
 
 /// Formats Unix milliseconds as `2026-01-31T23:59:59.123Z`; later than year 9999 is shown as that year's last instant.
 pub fn format_ms(ms: u64) -> String {
-    const LAST_MS: i64 = 253_402_300_799_999;
-    let ms = i64::try_from(ms).unwrap_or(LAST_MS).min(LAST_MS);
-    let (year, month, day) = civil_from_days(ms.div_euclid(DAY_MS));
-    let rest = ms.rem_euclid(DAY_MS);
+    let ms = ms.min(LAST_MS);
+    let (year, month, day) = civil_from_days(days_of(ms));
+    let rest = ms % DAY_MS;
     let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
@@ -40,17 +44,20 @@ pub fn format_date(ms: u64) -> String {
 
 /// First instants of the calendar month (UTC) that `ms` is in, and of the month after it.
 pub fn month_of(ms: u64) -> (u64, u64) {
-    let days = i64::try_from(ms).unwrap_or(i64::MAX) / DAY_MS;
-    let (year, month, _) = civil_from_days(days);
+    let (year, month, _) = civil_from_days(days_of(ms.min(LAST_MS)));
     let (next_year, next_month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-    let first = |year, month| u64::try_from(days_from_civil(year, month, 1) * DAY_MS).unwrap_or(0);
-    (first(year, month), first(next_year, next_month))
+    let midnight = |year, month| days_from_civil(year, month, 1).unsigned_abs() * DAY_MS;
+    (midnight(year, month), midnight(next_year, next_month))
 }
 
 /// Parses `YYYY-MM` into the bounds that [`month_of`] gives.
 pub fn parse_month(text: &str) -> Result<(u64, u64), CivilError> {
     let first = parse(&format!("{}-01", text.trim())).filter(|_| text.trim().len() == 7);
     first.map(month_of).ok_or_else(|| CivilError { text: text.chars().take(40).collect() })
+}
+
+fn days_of(ms: u64) -> i64 {
+    (ms / DAY_MS).cast_signed()
 }
 
 fn parse(text: &str) -> Option<u64> {
@@ -63,7 +70,7 @@ fn parse(text: &str) -> Option<u64> {
     if separators[4] != b'-' || separators[7] != b'-' || !valid_date(year, month, day) {
         return None;
     }
-    let midnight = days_from_civil(year, month, day) * DAY_MS;
+    let midnight = days_from_civil(year, month, day) * DAY_MS.cast_signed();
     let ms = match text.get(10..)? {
         "" => midnight,
         clock => midnight + clock_ms(clock)?,

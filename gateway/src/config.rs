@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::{MoneyError, RateCard};
 
+mod budget;
 mod guard;
 mod load;
 mod money;
@@ -18,8 +19,9 @@ mod sections;
 mod tests;
 mod tiers;
 
+pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
-pub use money::{BudgetRule, BudgetScope, DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
+pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
     Bound, Data, EmbeddingSection, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
     ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,

@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 use crate::config::LedgerSection;
 use crate::money::Picos;
 
+mod balances;
 mod book;
+mod credit;
 mod details;
 mod evidence;
 pub mod export;
@@ -23,6 +25,7 @@ mod row;
 mod schema;
 mod sqlite;
 mod store;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -35,7 +38,8 @@ pub use evidence::{Evidence, Evidences};
 pub use period::{Period, PeriodError};
 pub use recovery::Recovery;
 pub use types::{
-    BudgetScope, EndReason, HoldError, HoldRequest, LedgerError, Settled, Settlement, Timings, Tokens,
+    BudgetPeriod, BudgetScope, BudgetShortage, Credit, CreditKind, CreditShortage, EndReason, HoldError,
+    HoldRequest, LedgerError, Settled, Settlement, Timings, Tokens,
 };
 
 use writer::{Command, Shared};
@@ -147,6 +151,19 @@ impl Ledger {
     pub fn void_detached(&self, request_id: &str, at_ms: u64) {
         let request_id = request_id.to_owned();
         self.shared.send_detached(Command::Void { request_id, at_ms, ack: None });
+    }
+
+    /// Changes an organisation's balance; the number of its row. `Ok` means durable; the same id again changes nothing.
+    pub async fn credit(&self, credit: Credit) -> Result<i64, LedgerError> {
+        let (ack, answer) = oneshot::channel();
+        self.shared.send(Command::Credit(Box::new(credit), ack)).await?;
+        answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
+    }
+
+    /// Ends grants past their time, without waiting. They are found anyway when their organisation sends a request; a
+    /// call from time to time is for the reports of those that send none.
+    pub fn expire_credit(&self, at_ms: u64) {
+        self.shared.try_send(Command::Expire { at_ms });
     }
 
     /// Commits everything queued and stops the writer; blocks until done. Later calls answer `Unavailable`.

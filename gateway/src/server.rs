@@ -57,6 +57,10 @@ impl Options {
     }
 }
 
+/// Where a request comes from: the other end of its connection. What proxies say is not believed.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub SocketAddr);
+
 /// Binds a listener.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use rusqlite::{Connection, Row, TransactionBehavior};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 
+use super::budgets::{self, Rules};
 use super::secret::{Digest, Pepper};
-use super::{AccountsError, AuthError, Budgets, Identity, schema, store};
-use crate::config::{BudgetScope, make_private_dir};
+use super::{AccountsError, AuthError, Identity, schema, store};
+use crate::config::{Allowance, make_private_dir};
 use crate::money::Picos;
 
 /// How long a change by another process may stay unseen.
@@ -16,13 +18,16 @@ const POLL_MS: u64 = 250;
 /// The same for a key that is not known yet: always asked, one pragma each, so that a key just made works at once.
 const UNKNOWN_POLL_MS: u64 = 0;
 
-pub(super) type BudgetRules = HashMap<(BudgetScope, String), Picos>;
+/// Uses of a key closer together than this are one.
+const USE_MS: u64 = 60_000;
 
 struct Entry {
     identity: Arc<Identity>,
     expires_ms: Option<u64>,
     revoked: bool,
+    archived: bool,
     org_disabled: bool,
+    last_used_ms: AtomicU64,
 }
 
 #[derive(Default)]
@@ -35,18 +40,22 @@ struct Snapshot {
 
 pub(super) struct Inner {
     pub(super) pepper: Pepper,
-    budgets: BudgetRules,
+    /// Budgets of the configuration.
+    configured: Rules,
     db: Mutex<Connection>,
+    /// Ids of keys, of customers and admins, whose last use is not written down yet.
+    used: Mutex<HashMap<String, u64>>,
     snapshot: RwLock<Snapshot>,
 }
 
 impl Inner {
-    pub(super) fn open(dir: &Path, budgets: BudgetRules) -> Result<Self, AccountsError> {
+    pub(super) fn open(dir: &Path, configured: Rules) -> Result<Self, AccountsError> {
         make_private_dir(dir)
             .map_err(|source| AccountsError::Io { path: dir.display().to_string(), source })?;
         let pepper = Pepper::open(dir)?;
         let db = schema::open(dir, &pepper)?;
-        let inner = Self { pepper, budgets, db: Mutex::new(db), snapshot: RwLock::default() };
+        let (db, used) = (Mutex::new(db), Mutex::default());
+        let inner = Self { pepper, configured, db, used, snapshot: RwLock::default() };
         inner.reload(&inner.lock(), None)?;
         Ok(inner)
     }
@@ -86,9 +95,37 @@ impl Inner {
             Err(AuthError::Expired)
         } else if entry.org_disabled {
             Err(AuthError::OrgDisabled)
+        } else if entry.archived {
+            Err(AuthError::ProjectArchived)
         } else {
+            let last = entry.last_used_ms.load(Ordering::Relaxed);
+            if now_ms.abs_diff(last) >= USE_MS {
+                entry.last_used_ms.store(now_ms, Ordering::Relaxed);
+                self.note_use(&entry.identity.key_id, now_ms);
+            }
             Ok(entry.identity.clone())
         }
+    }
+
+    /// To be written down later, once for many uses.
+    pub(super) fn note_use(&self, id: &str, now_ms: u64) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), now_ms);
+    }
+
+    pub(super) fn save_last_used(&self) -> Result<(), AccountsError> {
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        if used.is_empty() {
+            return Ok(());
+        }
+        let mut db = self.lock();
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (id, now_ms) in used {
+            let at = i64::try_from(now_ms).unwrap_or(i64::MAX);
+            for table in ["keys", "admin_keys"] {
+                tx.execute(&format!("UPDATE {table} SET last_used_ms = ?2 WHERE id = ?1"), params![id, at])?;
+            }
+        }
+        Ok(tx.commit()?)
     }
 
     /// Asks the database for changes where the last answer is too old; a database that does not answer lets nobody in.
@@ -129,21 +166,29 @@ impl Inner {
     fn reload(&self, db: &Connection, now_ms: Option<u64>) -> Result<(), AccountsError> {
         // The version first: a change between the two reads is then seen again, never missed.
         let data_version = data_version(db)?;
+        let mut stored = Rules::default();
+        for budget in store::budgets::list_budgets(db)? {
+            let allowance = Allowance { period: budget.period, limit: budget.limit };
+            stored.add(budget.scope, budget.id, allowance);
+        }
         let mut statement = db.prepare_cached(
-            "SELECT k.mac, k.id, k.name, p.id, p.name, o.id, o.name, k.budget_picos, k.expires_ms,
+            "SELECT k.mac, k.id, k.name, p.id, p.name, o.id, o.name, k.expires_ms,
                     k.revoked_ms IS NOT NULL, o.disabled_ms IS NOT NULL,
                     k.requests_per_minute, k.tokens_per_minute, k.concurrency,
-                    p.requests_per_minute, p.tokens_per_minute, p.concurrency
+                    p.requests_per_minute, p.tokens_per_minute, p.concurrency,
+                    p.allowed_tiers, p.default_tier, p.allowed_models, p.store_responses,
+                    k.permissions, k.allowed_models, k.allowed_ips, o.credit_line_picos,
+                    coalesce(k.last_used_ms, 0), p.archived_ms IS NOT NULL
              FROM keys k JOIN projects p ON p.id = k.project_id JOIN orgs o ON o.id = p.org_id",
         )?;
-        let rows = statement.query_map([], |row| self.entry(row))?;
+        let rows = statement.query_map([], |row| self.entry(row, &stored))?;
         let keys = rows.collect::<rusqlite::Result<_>>()?;
         let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         *snapshot = Snapshot { keys, data_version, checked_ms: now_ms };
         Ok(())
     }
 
-    fn entry(&self, row: &Row<'_>) -> rusqlite::Result<(Digest, Entry)> {
+    fn entry(&self, row: &Row<'_>, stored: &Rules) -> rusqlite::Result<(Digest, Entry)> {
         let mut identity = Identity {
             key_id: row.get(1)?,
             key_name: row.get(2)?,
@@ -151,22 +196,23 @@ impl Inner {
             project_name: row.get(4)?,
             org_id: row.get(5)?,
             org_name: row.get(6)?,
-            limits: store::limits(row, 11)?,
-            project_limits: store::limits(row, 14)?,
-            budgets: Budgets { key: row.get::<_, Option<i64>>(7)?.map(Picos), ..Budgets::default() },
+            limits: store::limits(row, 10)?,
+            project_limits: store::limits(row, 13)?,
+            project: store::orgs::settings(row, 16)?,
+            permissions: store::list(row, 20)?,
+            allowed_models: store::strings(row, 21)?,
+            allowed_ips: store::list(row, 22)?.unwrap_or_default(),
+            credit_line: row.get::<_, Option<i64>>(23)?.map(Picos),
+            ..Identity::default()
         };
-        let rule = |scope, name: String| self.budgets.get(&(scope, name)).copied();
-        let configured = rule(BudgetScope::Key, identity.key_id.clone());
-        identity.budgets = Budgets {
-            key: [identity.budgets.key, configured].into_iter().flatten().min(),
-            project: rule(BudgetScope::Project, format!("{}/{}", identity.org_name, identity.project_name)),
-            org: rule(BudgetScope::Organisation, identity.org_name.clone()),
-        };
+        budgets::resolve(&mut identity, &self.configured, stored);
         let entry = Entry {
             identity: Arc::new(identity),
-            expires_ms: row.get(8)?,
-            revoked: row.get(9)?,
-            org_disabled: row.get(10)?,
+            expires_ms: row.get(7)?,
+            revoked: row.get(8)?,
+            archived: row.get(25)?,
+            org_disabled: row.get(9)?,
+            last_used_ms: AtomicU64::new(row.get(24)?),
         };
         Ok((row.get(0)?, entry))
     }

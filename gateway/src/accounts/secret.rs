@@ -12,10 +12,14 @@ use super::AccountsError;
 
 /// What every key begins with.
 pub const SECRET_PREFIX: &str = "sk-sw-";
-/// Length of a key: 43 base62 characters carry 256 bits.
-pub const SECRET_LEN: usize = SECRET_PREFIX.len() + 43;
-/// Characters of a key that are stored and listed.
-const SHOWN_LEN: usize = SECRET_PREFIX.len() + 8;
+/// What every key for the admin listener begins with.
+pub const ADMIN_SECRET_PREFIX: &str = "sk-admin-";
+/// Random characters of a key: 43 of base62 carry 256 bits.
+const RANDOM_LEN: usize = 43;
+/// Length of a key.
+pub const SECRET_LEN: usize = SECRET_PREFIX.len() + RANDOM_LEN;
+/// Random characters of a key that are stored and listed.
+const SHOWN_LEN: usize = 8;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Keyed hash of a key text.
@@ -62,21 +66,20 @@ impl Pepper {
     }
 }
 
-pub(super) fn generate() -> Result<String, AccountsError> {
-    Ok(format!("{SECRET_PREFIX}{}", random_text(SECRET_LEN - SECRET_PREFIX.len())?))
+/// A new key; `prefix` says what for.
+pub(super) fn generate(prefix: &str) -> Result<String, AccountsError> {
+    Ok(format!("{prefix}{}", random_text(RANDOM_LEN)?))
 }
 
-/// True where `text` has a key's prefix, length and alphabet; looks at no more than a key's length.
-pub(super) fn well_formed(text: &str) -> bool {
-    text.len() == SECRET_LEN
-        && text
-            .strip_prefix(SECRET_PREFIX)
-            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric()))
+/// True where `text` has this prefix and a key's length and alphabet; looks at no more than a key's length.
+pub(super) fn well_formed(prefix: &str, text: &str) -> bool {
+    text.len() == prefix.len() + RANDOM_LEN
+        && text.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// The part of a key that may be shown.
-pub(super) fn shown(secret: &str) -> &str {
-    &secret[..SHOWN_LEN]
+pub(super) fn shown<'a>(prefix: &str, secret: &'a str) -> &'a str {
+    &secret[..prefix.len() + SHOWN_LEN]
 }
 
 pub(super) fn new_id(prefix: &str) -> Result<String, AccountsError> {

@@ -1,4 +1,14 @@
 use super::*;
+use crate::config::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
+use crate::money::Picos;
+
+fn allowance(text: &str) -> Allowance {
+    text.parse().unwrap()
+}
+
+fn shown(budgets: &[Budget]) -> Vec<String> {
+    budgets.iter().map(|b| format!("{} {} {} {}", b.scope, b.id, b.period, b.limit)).collect()
+}
 
 fn new_key(name: &str) -> NewKey {
     NewKey { org: "acme".into(), project: "chat".into(), name: name.into(), ..NewKey::default() }
@@ -9,13 +19,16 @@ fn a_key_lets_its_owner_in() {
     let dir = tempfile::tempdir().unwrap();
     let accounts = Accounts::open(dir.path()).unwrap();
     let limits = KeyLimits { requests_per_minute: Some(7), ..KeyLimits::default() };
-    let key = accounts.create_key(&NewKey { limits, budget: Some(Picos(5)), ..new_key("k") }, 1).unwrap();
+    let key = accounts
+        .create_key(&NewKey { limits, budgets: vec![allowance("5/day")], ..new_key("k") }, 1)
+        .unwrap();
     assert!(key.secret.starts_with(SECRET_PREFIX) && key.secret.len() == SECRET_LEN);
     assert!(!format!("{key:?}").contains(&key.secret));
     let identity = accounts.authenticate(&key.secret, 2).unwrap();
     assert_eq!((identity.key_id.as_str(), identity.key_name.as_str()), (key.id.as_str(), "k"));
     assert_eq!((identity.org_name.as_str(), identity.project_name.as_str()), ("acme", "chat"));
-    assert_eq!((identity.limits, identity.budgets.key), (limits, Some(Picos(5))));
+    assert_eq!(identity.limits, limits);
+    assert_eq!(shown(&identity.budgets), [format!("key {} day 5", key.id)]);
     assert_eq!(accounts.names().unwrap().of(&identity.org_id), "acme");
     assert_eq!(accounts.names().unwrap().of("org_x"), "org_x");
 
@@ -102,29 +115,145 @@ fn names_are_checked() {
         accounts.create_key(&new_key(name), 1).unwrap();
     }
     assert_eq!(accounts.list_keys().unwrap().len(), 3);
-    let negative = NewKey { budget: Some(Picos(-1)), ..new_key("k") };
+    let limit = Picos(-1);
+    let negative = NewKey { budgets: vec![Allowance { period: BudgetPeriod::Day, limit }], ..new_key("k") };
     assert!(matches!(accounts.create_key(&negative, 1), Err(AccountsError::Range { .. })));
 }
 
 #[test]
 fn configured_budgets_reach_the_identity() {
-    let rule = |scope, name: &str, usd: &str| BudgetRule {
-        scope,
-        name: name.into(),
-        usd: crate::config::Decimal(usd.into()),
+    let rule = |scope, name: &str, allowance: &str| {
+        let (usd, period) = allowance.split_once('/').unwrap_or((allowance, "total"));
+        let period = period.parse().unwrap();
+        BudgetRule { scope, name: name.into(), usd: crate::config::Decimal(usd.into()), period }
     };
     let rules = [
         rule(BudgetScope::Organisation, "acme", "3"),
         rule(BudgetScope::Project, "acme/chat", "2"),
         rule(BudgetScope::Project, "acme/chat", "1"),
+        rule(BudgetScope::Project, "acme/*", "7"),
+        rule(BudgetScope::Project, "acme/*", "7/day"),
         rule(BudgetScope::Project, "acme/other", "9"),
+        rule(BudgetScope::Key, "*", "8/month"),
+        rule(BudgetScope::User, "acme/*", "0.1/day"),
+        rule(BudgetScope::User, "acme/boss", "5/day"),
+        rule(BudgetScope::Tag, "acme/team=*", "1"),
+        rule(BudgetScope::Tag, "acme/team=red", "2/hour"),
     ];
     let dir = tempfile::tempdir().unwrap();
     let accounts = Accounts::open_with(dir.path(), &rules).unwrap();
     let key = accounts.create_key(&new_key("k"), 1).unwrap();
-    let usd = |text| Picos::parse_usd(text).ok();
-    let budgets = accounts.authenticate(&key.secret, 1).unwrap().budgets;
-    assert_eq!(budgets, Budgets { key: None, project: usd("1"), org: usd("3") });
+    let identity = accounts.authenticate(&key.secret, 1).unwrap();
+    let (project, org) = (&identity.project_id, &identity.org_id);
+    let standing = [
+        format!("key {} month 8", key.id),
+        format!("project {project} day 7"),
+        format!("project {project} total 1"),
+        format!("organisation {org} total 3"),
+    ];
+    assert_eq!(shown(&identity.budgets), standing);
+    let of = |user, tags: &[(&'static str, &'static str)]| {
+        shown(&identity.budgets_of(user, tags.iter().copied())[standing.len()..])
+    };
+    assert_eq!(of(None, &[("other", "x")]), [""; 0]);
+    assert_eq!(of(Some("u"), &[]), [format!("user {org}/u day 0.1")]);
+    assert_eq!(of(Some("boss"), &[]), [format!("user {org}/boss day 5")]);
+    assert_eq!(
+        of(None, &[("team", "red"), ("x", "y")]),
+        [format!("tag {org}/team=red hour 2"), format!("tag {org}/team=red total 1")]
+    );
+    // A budget of the database counts beside those of the file: the smaller one.
+    let own = |limit: &str| Budget {
+        scope: BudgetScope::Project,
+        id: project.clone(),
+        period: BudgetPeriod::Day,
+        limit: Picos::parse_usd(limit).unwrap(),
+    };
+    accounts.set_budget(&own("20"), 2).unwrap();
+    let budgets = |accounts: &Accounts| shown(&accounts.authenticate(&key.secret, 3).unwrap().budgets);
+    assert_eq!(
+        budgets(&accounts)[1],
+        format!("project {project} day 20"),
+        "an own one replaces that for each"
+    );
+    accounts.remove_budget(BudgetScope::Project, project, BudgetPeriod::Day, 3).unwrap();
+    assert_eq!(budgets(&accounts)[1], format!("project {project} day 7"));
+    assert!(accounts.remove_budget(BudgetScope::Project, project, BudgetPeriod::Day, 3).is_err());
+    assert!(accounts.set_budget(&Budget { id: "proj_x".into(), ..own("1") }, 3).is_err());
+}
+
+#[test]
+fn every_change_is_in_the_audit_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let accounts = Accounts::open(dir.path()).unwrap();
+    let key = accounts.create_key(&NewKey { budgets: vec![allowance("1")], ..new_key("k") }, 1).unwrap();
+    let (admin, secret) = accounts.create_admin_key("ops", 2).unwrap();
+    assert!(secret.starts_with(ADMIN_SECRET_PREFIX));
+    assert_eq!(accounts.authenticate_admin(&secret, 3).unwrap().id, admin.id);
+    assert_eq!(accounts.authenticate_admin(&key.secret, 3), Err(AuthError::Malformed));
+    assert_eq!(accounts.authenticate(&secret, 3), Err(AuthError::Malformed));
+    let by = accounts.by(&admin.id);
+    by.set_org_disabled("acme", true, 4).unwrap();
+    by.revoke_key(&key.id, 5).unwrap();
+    by.revoke_admin_key(&admin.id, 6).unwrap();
+    assert_eq!(accounts.authenticate_admin(&secret, 7), Err(AuthError::Unknown));
+    let log = accounts.audit_log(i64::MAX, 100).unwrap();
+    let lines: Vec<_> = log.iter().rev().map(|row| (row.actor.as_str(), row.event.as_str())).collect();
+    let ops = admin.id.as_str();
+    assert_eq!(
+        lines,
+        [
+            ("cli", "organization.created"),
+            ("cli", "project.created"),
+            ("cli", "api_key.created"),
+            ("cli", "budget.created"),
+            ("cli", "admin_api_key.created"),
+            (ops, "organization.disabled"),
+            (ops, "api_key.deleted"),
+            (ops, "admin_api_key.deleted"),
+        ]
+    );
+    let disabled = &log[2];
+    assert!(disabled.before.as_ref().unwrap().contains("\"disabled_ms\":null"), "{disabled:?}");
+    assert!(disabled.after.as_ref().unwrap().contains("\"disabled_ms\":4"), "{disabled:?}");
+    assert!(!format!("{log:?}").contains(&key.secret) && !format!("{log:?}").contains(&secret));
+    assert_eq!(accounts.audit_log(log[1].seq, 1).unwrap(), [log[2].clone()]);
+    let db = rusqlite::Connection::open(dir.path().join("spillway.db")).unwrap();
+    assert!(db.execute("UPDATE audit SET actor = 'x'", []).is_err());
+    assert!(db.execute("DELETE FROM audit", []).is_err());
+}
+
+#[test]
+fn settings_reach_the_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let accounts = Accounts::open(dir.path()).unwrap();
+    let new = NewKey {
+        permissions: Some(vec![Permission::ModelRead]),
+        allowed_models: Some(vec!["a".into(), "b".into()]),
+        allowed_ips: vec!["10.0.0.0/8".parse().unwrap()],
+        ..new_key("k")
+    };
+    let key = accounts.create_key(&new, 1).unwrap();
+    let mut project = accounts.list_projects().unwrap().remove(0);
+    project.settings = ProjectSettings {
+        allowed_tiers: Some(vec!["default".into(), "flex".into()]),
+        default_tier: Some("flex".into()),
+        allowed_models: Some(vec!["b".into(), "c".into()]),
+        store_responses: StoreResponses::Never,
+    };
+    accounts.update_project(&project, 2).unwrap();
+    accounts.set_credit_line("acme", Some(Picos(7)), 2).unwrap();
+    let identity = accounts.authenticate(&key.secret, 60_000).unwrap();
+    assert_eq!(identity.project, project.settings);
+    assert_eq!(["a", "b", "c"].map(|model| identity.may_use(model)), [false, true, false]);
+    assert!(identity.allows(Permission::ModelRead) && !identity.allows(Permission::ModelRequest));
+    assert_eq!((identity.credit_line, identity.allowed_ips.len()), (Some(Picos(7)), 1));
+    assert_eq!(accounts.key(&key.id).unwrap().last_used_ms, None);
+    accounts.save_last_used().unwrap();
+    assert_eq!(accounts.key(&key.id).unwrap().last_used_ms, Some(60_000));
+    project.archived_ms = Some(5);
+    accounts.update_project(&project, 5).unwrap();
+    assert_eq!(accounts.authenticate(&key.secret, 6), Err(AuthError::ProjectArchived));
 }
 
 #[test]

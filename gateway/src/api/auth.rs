@@ -10,7 +10,8 @@ use engine::Engine;
 use super::Shared;
 use super::error::{ApiError, ApiResult, Code};
 use super::scope::Scope;
-use crate::accounts::{AuthError, Identity};
+use crate::accounts::{AuthError, Identity, Permission};
+use crate::server::PeerAddress;
 use crate::serving::{AdmitError, InFlight, Job, unix_ms};
 
 /// Longest `Idempotency-Key`.
@@ -35,6 +36,7 @@ where
         let scope = parts.extensions.get::<Arc<Scope>>().cloned().unwrap_or_default();
         let secret = secret(&parts.headers)?;
         let identity = api.accounts.authenticate(secret, unix_ms())?;
+        check_rights(&identity, parts)?;
         let caller = Self { identity, scope };
         caller.note_limits(&api);
         check_idempotency_key(&parts.headers)?;
@@ -80,6 +82,21 @@ fn secret(headers: &HeaderMap) -> Result<&str, AuthError> {
 fn bearer(text: &str) -> Option<&str> {
     let (scheme, secret) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+/// What the key itself allows: addresses, and routes.
+fn check_rights(identity: &Identity, parts: &Parts) -> ApiResult<()> {
+    let peer = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip());
+    let ranges = &identity.allowed_ips;
+    if !ranges.is_empty() && !peer.is_some_and(|peer| ranges.iter().any(|range| range.contains(peer))) {
+        return Err(AuthError::Address.into());
+    }
+    let needed = Permission::needed(parts.method.as_str(), parts.uri.path());
+    if identity.allows(needed) {
+        return Ok(());
+    }
+    let message = format!("This API key lacks the permission '{needed}'. Use one that has it.");
+    Err(ApiError::new(Code::InsufficientPermissions, message))
 }
 
 fn check_idempotency_key(headers: &HeaderMap) -> ApiResult<()> {

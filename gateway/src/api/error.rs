@@ -7,7 +7,7 @@ mod from;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What a client may do with a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,12 @@ table! {
     InvalidApiKey => 401 "invalid_request_error" "invalid_api_key" No;
     /// The key's time is over.
     KeyExpired => 401 "invalid_request_error" "key_expired" No;
+    /// The key does not work from this address.
+    IpNotAuthorized => 401 "invalid_request_error" "ip_not_authorized" No;
+    /// The key may not be used for this route.
+    InsufficientPermissions => 403 "permission_error" "insufficient_permissions" No;
+    /// The project is archived.
+    ProjectArchived => 403 "permission_error" "project_archived" No;
     /// The organisation is switched off.
     OrganisationDisabled => 403 "permission_error" "organization_disabled" No;
     /// The model does not exist for this caller.
@@ -142,6 +148,8 @@ table! {
     NoSurplus => 429 "resource_unavailable" "flex_capacity_unavailable" Later;
     /// A budget is used up.
     InsufficientQuota => 429 "insufficient_quota" "insufficient_quota" Never;
+    /// The organisation has no credit left.
+    CreditExhausted => 429 "insufficient_quota" "credit_balance_exhausted" Never;
     /// Header fields larger or more than the limit.
     HeadersTooLarge => 431 "invalid_request_error" "request_headers_too_large" No;
     /// A fault of ours.
@@ -167,6 +175,8 @@ pub struct ApiError {
     pub retry_after_ms: Option<u64>,
     /// `Allow` of a 405.
     pub allow: Option<&'static str>,
+    /// The figures of the message for programs, as `error.details`.
+    pub details: Option<Box<Value>>,
 }
 
 /// Answer of a handler that may refuse.
@@ -175,7 +185,7 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     /// A refusal without a field at fault.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, retry_after_ms: None, allow: None }
+        Self { code, message: message.into(), param: None, retry_after_ms: None, allow: None, details: None }
     }
 
     /// A refusal of the field `param`.
@@ -208,10 +218,21 @@ impl ApiError {
         self
     }
 
+    /// The same refusal with its figures for programs.
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = Some(Box::new(details));
+        self
+    }
+
     /// The object that clients parse, also inside a stream.
-    pub fn body(&self) -> serde_json::Value {
+    pub fn body(&self) -> Value {
         let row = self.code.row();
-        json!({"error": {"message": self.message, "type": row.kind, "param": self.param, "code": row.code}})
+        let mut error =
+            json!({"message": self.message, "type": row.kind, "param": self.param, "code": row.code});
+        if let Some(details) = &self.details {
+            error["details"] = Value::clone(details);
+        }
+        json!({"error": error})
     }
 }
 

@@ -134,7 +134,7 @@ impl Generation {
         let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
         caller.note_limits(api);
         let place = place?;
-        let tokens = self.measure(api.engine_of(&self.model)?).await?;
+        let tokens = self.measure(api.engine_of(&caller.identity, &self.model)?).await?;
         drop(place);
         Ok(tokens as u64)
     }
@@ -166,7 +166,7 @@ impl Generation {
 
     /// Admits it: when this returns, the engine has begun and the money is held. `wire` is the connection of a stream.
     pub async fn begin(self, api: &Shared, caller: &Caller, wire: Option<Arc<WireState>>) -> ApiResult<Run> {
-        let engine = api.engine_of(&self.model)?;
+        let engine = api.engine_of(&caller.identity, &self.model)?;
         let mut sampling = self.sampling.of(engine.card(), &self.stop, engine.tokenizer().vocab_size())?;
         sampling.logprobs = self.logprobs;
         sampling.prompt_logprobs = self.prompt_logprobs;

@@ -93,7 +93,7 @@ pub async fn rerank(
     let returns = fields.boolean("return_documents")?.unwrap_or(false);
     // Nothing is cut off silently, so there is nothing for these to say.
     fields.finish(&["max_tokens_per_doc", "max_chunks_per_doc", "rank_fields", "truncation"])?;
-    let embedder = api.embedder_of(&model)?;
+    let embedder = api.embedder_of(&caller.identity, &model)?;
     let pairs: Vec<(Named, Named)> =
         documents.iter().map(|document| ((query.clone(), "query".to_owned()), document.clone())).collect();
     let (scores, receipt) = scores(&api, &caller, embedder, "/v1/rerank", pairs).await?;
@@ -132,7 +132,7 @@ pub async fn score(State(api): State<Shared>, caller: Caller, request: Request) 
             return Err(invalid("text_2", &reason));
         }
     };
-    let embedder = api.embedder_of(&model)?;
+    let embedder = api.embedder_of(&caller.identity, &model)?;
     let (scores, receipt) = scores(&api, &caller, embedder, "/v1/score", pairs).await?;
     let data = scores.into_iter().enumerate().map(|(index, score)| Score { index, object: "score", score });
     Ok(json_answer(&Scores {

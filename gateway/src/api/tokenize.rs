@@ -64,7 +64,7 @@ pub async fn tokenize(
         return Err(unsupported("add_special_tokens"));
     }
     fields.finish(&["continue_final_message", "chat_template", "chat_template_kwargs", "tools"])?;
-    let served = api.served(&model)?;
+    let served = api.served(&caller.identity, &model)?;
     count_request(&api, &caller)?;
     let (tokens, max_model_len) = match served {
         Served::Engine(engine) => {
@@ -130,7 +130,7 @@ pub async fn detokenize(
     fields.finish(&[])?;
     let ids = tokens.iter().enumerate().map(|(i, id)| token_of(&format!("tokens[{i}]"), id));
     let tokens: Vec<u32> = ids.collect::<ApiResult<_>>()?;
-    let served = api.served(&model)?;
+    let served = api.served(&caller.identity, &model)?;
     count_request(&api, &caller)?;
     let vocab = match served {
         Served::Engine(engine) => engine.tokenizer().vocab_size(),

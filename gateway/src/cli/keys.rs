@@ -5,9 +5,9 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 
 use super::{Failure, print};
-use crate::accounts::{Accounts, KeyLimits, KeyRow, NewKey};
+use crate::accounts::{Accounts, IpNet, KeyLimits, KeyRow, NewKey, Permission};
 use crate::civil;
-use crate::money::Picos;
+use crate::config::Allowance;
 use crate::serving::unix_ms;
 
 /// What can be done with keys; each works while a server runs.
@@ -45,9 +45,18 @@ pub(super) struct CreateArgs {
     /// Requests in flight
     #[arg(long, value_name = "COUNT")]
     concurrency: Option<u32>,
-    /// What the key may ever spend, in USD
-    #[arg(long, value_name = "USD")]
-    budget: Option<String>,
+    /// What the key may spend: in all, or per hour, day, week or month (UTC); may be given several times
+    #[arg(long, alias = "budget-usd", value_name = "USD[/PERIOD]")]
+    budget: Vec<Allowance>,
+    /// What the key may be used for: model.request, model.read, data.read, data.write; left out: everything
+    #[arg(long, value_name = "NAME")]
+    permission: Vec<Permission>,
+    /// Models that exist for the key; left out: all of the project's
+    #[arg(long, value_name = "MODEL")]
+    model: Vec<String>,
+    /// Addresses or ranges from which the key works; left out: all
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpNet>,
     /// Date or time (RFC 3339) at which it stops working
     #[arg(long, value_name = "TIME")]
     expires: Option<String>,
@@ -67,17 +76,23 @@ pub(super) fn run(command: KeysCommand, dir: &Path) -> Result<(), Failure> {
 }
 
 fn create(args: CreateArgs, dir: &Path) -> Result<(), Failure> {
-    let budget = args.budget.as_deref().map(Picos::parse_usd).transpose()?;
-    if budget.is_some_and(|budget| budget < Picos::ZERO) {
-        return Err("--budget must not be negative".into());
-    }
     let expires_at_ms = args.expires.as_deref().map(civil::parse_ms).transpose()?;
     let limits = KeyLimits {
         requests_per_minute: args.rpm,
         tokens_per_minute: args.tpm,
         concurrency: args.concurrency,
     };
-    let new = NewKey { org: args.org, project: args.project, name: args.name, limits, budget, expires_at_ms };
+    let new = NewKey {
+        org: args.org,
+        project: args.project,
+        name: args.name,
+        limits,
+        budgets: args.budget,
+        expires_at_ms,
+        permissions: (!args.permission.is_empty()).then_some(args.permission),
+        allowed_models: (!args.model.is_empty()).then_some(args.model),
+        allowed_ips: args.ip,
+    };
     let created = Accounts::open(dir)?.create_key(&new, unix_ms())?;
     eprintln!("{} created; it is shown once:", created.id);
     print(format_args!("{}", created.secret))?;

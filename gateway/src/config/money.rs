@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ConfigError, ModelRule, invalid};
+use super::{BudgetRule, ConfigError, ModelRule, invalid};
 use crate::civil;
 use crate::money::{Picos, PriceVersion, RateCard};
 
@@ -24,7 +24,7 @@ pub struct Money {
     pub currency: String,
     /// `[[money.price]]`: unset, the demo model has one.
     pub price: Vec<PriceRule>,
-    /// `[[money.budget]]`: limits on what may ever be spent.
+    /// `[[money.budget]]`: limits on what may be spent.
     pub budget: Vec<BudgetRule>,
 }
 
@@ -46,47 +46,6 @@ pub struct PriceRule {
     /// First instant at which it applies (RFC 3339 or a date); unset: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_from: Option<Instant>,
-}
-
-/// A limit on what a key, a project or an organisation may ever spend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BudgetRule {
-    /// What it limits.
-    pub scope: BudgetScope,
-    /// Key id; project as `organisation/project`; organisation name.
-    pub name: String,
-    /// The amount.
-    pub usd: Decimal,
-}
-
-/// What a budget limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BudgetScope {
-    /// One API key.
-    Key,
-    /// All keys of a project.
-    Project,
-    /// All projects of an organisation.
-    Organisation,
-}
-
-impl BudgetScope {
-    /// The spelling used in configuration, messages and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            BudgetScope::Key => "key",
-            BudgetScope::Project => "project",
-            BudgetScope::Organisation => "organisation",
-        }
-    }
-}
-
-impl fmt::Display for BudgetScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// A decimal amount, kept as text so that no float can round it.
@@ -201,28 +160,6 @@ impl PriceRule {
         let (uncached, cached) =
             (price("uncached_input", &self.uncached_input)?, price("cached_input", &self.cached_input)?);
         Ok(PriceVersion::new(&self.model, &self.tier, from, uncached, cached, price("output", &self.output)?))
-    }
-}
-
-impl BudgetRule {
-    /// The amount; exact, because [`super::Config::load`] refused any other.
-    pub fn picos(&self) -> Option<Picos> {
-        Picos::parse_usd(&self.usd.0).ok().filter(|picos| picos.0 >= 0)
-    }
-
-    fn validate(&self, at: usize) -> Result<(), ConfigError> {
-        let key = |name: &str| format!("money.budget[{at}].{name}");
-        let slashes = self.name.matches('/').count();
-        if self.name.is_empty() || (slashes == 1) != (self.scope == BudgetScope::Project) || slashes > 1 {
-            let message = "must be a key id, an organisation, or a project as \"organisation/project\"";
-            return Err(invalid(&key("name"), &self.name, message));
-        }
-        let amount =
-            Picos::parse_usd(&self.usd.0).map_err(|source| ConfigError::Money { key: key("usd"), source })?;
-        if amount.0 < 0 {
-            return Err(invalid(&key("usd"), &self.usd.0, "must not be negative"));
-        }
-        Ok(())
     }
 }
 

@@ -1,35 +1,37 @@
 //! The ledger's rules, over balances in memory. Each operation checks first, then appends to the store, then changes
 //! memory; a refusal changes nothing. After a store error the book is not used again.
 
-use std::collections::HashMap;
+mod credits;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::balances::{Balances, too_much};
+use super::credit::Purse;
 use super::details::Details;
-use super::row::{Facts, Kind, Transfer};
-use super::store::{Ended, Head, OpenRow, Store, StoreError};
+use super::row::{Counted, Facts, Kind, Transfer};
+use super::store::{Ended, Head, Store, StoreError};
 use super::types::{
     BudgetScope, EndReason, HoldError, HoldRequest, LedgerError, MAX_REQUEST_ID, Settled, Settlement, Timings,
 };
-use crate::accounts::Budgets;
+use crate::accounts::Budget;
 use crate::money::{Cost, Picos, Tokens};
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Balance {
-    spent: i64,
-    held: i64,
-}
 
 struct OpenHold {
     facts: Arc<Facts>,
     details: Option<Arc<Details>>,
+    /// When it was taken; its cost counts in the periods around this instant.
+    at_ms: u64,
     held: Picos,
-    budgets: Budgets,
+    budgets: Vec<Budget>,
+    credit_line: Option<Picos>,
     checkpoint: Option<Tokens>,
 }
 
 pub(super) struct Book {
     head: Head,
-    balances: HashMap<(BudgetScope, String), Balance>,
+    balances: Balances,
+    purses: HashMap<String, Purse>,
     open: HashMap<String, OpenHold>,
 }
 
@@ -49,24 +51,22 @@ impl Book {
     /// The book as of the store's last commit.
     pub(super) fn load(store: &mut dyn Store) -> Result<Self, LedgerError> {
         let state = store.load()?;
-        let open = state.open.into_iter().map(|(id, row)| {
-            let budgets = Budgets::default();
-            let OpenRow { facts, details, held, checkpoint } = row;
-            (id, OpenHold { facts, details, held, budgets, checkpoint })
-        });
-        let mut book = Self { head: state.head, balances: HashMap::new(), open: open.collect() };
-        for sums in state.sums {
-            for (scope, id) in [
-                (BudgetScope::Key, sums.key_id),
-                (BudgetScope::Project, sums.project_id),
-                (BudgetScope::Organisation, sums.org_id),
-            ] {
-                let balance = book.balances.entry((scope, id)).or_default();
-                balance.spent = add(balance.spent, sums.spent.0)?;
-                balance.held = add(balance.held, sums.held.0)?;
-            }
+        let mut balances = Balances::default();
+        let mut open = HashMap::new();
+        for (id, row) in state.open {
+            balances.hold(store, &row.facts, row.at_ms, row.held, 1)?;
+            let hold = OpenHold {
+                facts: row.facts,
+                details: row.details,
+                at_ms: row.at_ms,
+                held: row.held,
+                budgets: Vec::new(),
+                credit_line: None,
+                checkpoint: row.checkpoint,
+            };
+            open.insert(id, hold);
         }
-        Ok(book)
+        Ok(Self { head: state.head, balances, purses: HashMap::new(), open })
     }
 
     pub(super) fn open_holds(&self) -> usize {
@@ -85,6 +85,12 @@ impl Book {
         if self.open.contains_key(&request.request_id) || store.ended(&request.request_id)?.is_some() {
             return Err(HoldError::Duplicate(request.request_id));
         }
+        let counted: BTreeSet<Counted> = request
+            .budgets
+            .iter()
+            .filter(|budget| matches!(budget.scope, BudgetScope::User | BudgetScope::Tag))
+            .map(|budget| Counted { scope: budget.scope, id: budget.id.clone() })
+            .collect();
         let facts = Arc::new(Facts {
             org_id: request.org_id,
             project_id: request.project_id,
@@ -93,14 +99,25 @@ impl Book {
             price: request.price,
             prompt_tokens: request.prompt_tokens,
             admitted_ms: request.at_ms,
+            counted: counted.into_iter().collect(),
         });
-        self.check_budgets(&facts, &request.budgets, request.amount)?;
-        let row = self.blank(Kind::Hold, &request.request_id, request.at_ms, &facts);
+        let at_ms = self.time(request.at_ms);
+        self.expire(store, &facts.org_id, at_ms)?;
+        self.balances.check(store, &facts, &request.budgets, request.amount, at_ms)?;
+        self.check_credit(store, &facts, request.credit_line, request.amount, at_ms)?;
+        let row = self.blank(Kind::Hold, &request.request_id, at_ms, &facts);
         let details = Some(Arc::new(request.details));
         self.append(store, Transfer { held: request.amount, details: details.clone(), ..row })?;
-        self.move_money(&facts, request.amount.0, 0);
-        let (held, budgets) = (request.amount, request.budgets);
-        let hold = OpenHold { facts, details, held, budgets, checkpoint: None };
+        self.balances.hold(store, &facts, at_ms, request.amount, 1)?;
+        let hold = OpenHold {
+            facts,
+            details,
+            at_ms,
+            held: request.amount,
+            budgets: request.budgets,
+            credit_line: request.credit_line,
+            checkpoint: None,
+        };
         self.open.insert(request.request_id, hold);
         Ok(())
     }
@@ -117,12 +134,13 @@ impl Book {
         }
         let unknown = || HoldError::UnknownRequest(request_id.to_owned());
         let hold = self.open.get(request_id).ok_or_else(unknown)?;
-        let (facts, budgets) = (hold.facts.clone(), hold.budgets);
+        let (facts, taken_ms, credit_line) = (hold.facts.clone(), hold.at_ms, hold.credit_line);
         let held = hold.held.checked_add(additional).ok_or_else(too_much)?;
-        self.check_budgets(&facts, &budgets, additional)?;
+        self.balances.check(store, &facts, &hold.budgets, additional, taken_ms)?;
+        self.check_credit(store, &facts, credit_line, additional, taken_ms)?;
         let row = self.blank(Kind::Extend, request_id, at_ms, &facts);
         self.append(store, Transfer { held: additional, ..row })?;
-        self.move_money(&facts, additional.0, 0);
+        self.balances.hold(store, &facts, taken_ms, additional, 0)?;
         self.open.get_mut(request_id).ok_or_else(unknown)?.held = held;
         Ok(())
     }
@@ -161,7 +179,7 @@ impl Book {
             };
         };
         let cost = affordable(request_id, hold, settlement.tokens)?;
-        let (facts, released) = (hold.facts.clone(), hold.held);
+        let (facts, taken_ms, released) = (hold.facts.clone(), hold.at_ms, hold.held);
         let row = Transfer {
             released,
             tokens: settlement.tokens,
@@ -173,7 +191,8 @@ impl Book {
         };
         let row = self.append(store, row)?;
         store.delete_checkpoint(request_id)?;
-        self.move_money(&facts, -released.0, cost.total.0);
+        self.balances.end(store, &facts, taken_ms, released, cost.total)?;
+        self.spend(store, &facts.org_id, cost.total)?;
         self.open.remove(request_id);
         row.settled().ok_or_else(|| LedgerError::Corrupt(format!("settle {request_id:?} has no end reason")))
     }
@@ -233,45 +252,23 @@ impl Book {
                 None => Err(LedgerError::UnknownRequest(request_id.to_owned())),
             };
         };
-        let (facts, released) = (hold.facts.clone(), hold.held);
+        let (facts, taken_ms, released) = (hold.facts.clone(), hold.at_ms, hold.held);
         let row = Transfer { released, ..self.blank(Kind::Void, request_id, at_ms, &facts) };
         self.append(store, row)?;
         store.delete_checkpoint(request_id)?;
-        self.move_money(&facts, -released.0, 0);
+        self.balances.end(store, &facts, taken_ms, released, Picos::ZERO)?;
         self.open.remove(request_id);
         Ok(())
     }
 
-    /// Spent + held + `amount` must stay within every budget.
-    fn check_budgets(&self, facts: &Facts, budgets: &Budgets, amount: Picos) -> Result<(), HoldError> {
-        let limits = [budgets.key, budgets.project, budgets.org];
-        for ((scope, id), limit) in scopes(facts).into_iter().zip(limits) {
-            let balance = self.balances.get(&(scope, id.to_owned())).copied().unwrap_or_default();
-            let after = i128::from(balance.spent) + i128::from(balance.held) + i128::from(amount.0);
-            // Without a budget there is still the end of the number range.
-            if after > i128::from(limit.unwrap_or(Picos(i64::MAX)).0) {
-                return Err(match limit {
-                    Some(limit) => HoldError::Budget {
-                        scope,
-                        limit,
-                        spent: Picos(balance.spent),
-                        held: Picos(balance.held),
-                        requested: amount,
-                    },
-                    None => too_much(),
-                });
-            }
-        }
-        Ok(())
+    /// Writes the sums that have changed; before each commit.
+    pub(super) fn flush(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
+        self.balances.flush(store)
     }
 
-    /// Cannot overflow: `check_budgets` bounds spent + held by `i64::MAX`, and a settle moves no more than was held.
-    fn move_money(&mut self, facts: &Facts, held: i64, spent: i64) {
-        for (scope, id) in scopes(facts) {
-            let balance = self.balances.entry((scope, id.to_owned())).or_default();
-            balance.held += held;
-            balance.spent += spent;
-        }
+    /// A clock that went back must not move rows into a period already reported.
+    fn time(&self, at_ms: u64) -> u64 {
+        at_ms.min(LAST_MS).max(self.head.at_ms)
     }
 
     fn blank(&self, kind: Kind, request_id: &str, at_ms: u64, facts: &Arc<Facts>) -> Transfer {
@@ -279,8 +276,7 @@ impl Book {
             seq: self.head.seq + 1,
             kind,
             request_id: request_id.to_owned(),
-            // A clock that went back must not move rows into a period already reported.
-            at_ms: at_ms.min(LAST_MS).max(self.head.at_ms),
+            at_ms: self.time(at_ms),
             facts: facts.clone(),
             held: Picos::ZERO,
             released: Picos::ZERO,
@@ -289,6 +285,9 @@ impl Book {
             end: None,
             first_token_ms: None,
             details: None,
+            credit: Picos::ZERO,
+            expires_ms: None,
+            note: None,
             hash: self.head.hash,
         }
     }
@@ -303,14 +302,6 @@ impl Book {
 
 /// Times beyond year 9999 are a broken clock.
 const LAST_MS: u64 = 253_402_300_799_999;
-
-fn scopes(facts: &Facts) -> [(BudgetScope, &str); 3] {
-    [
-        (BudgetScope::Key, &facts.key_id),
-        (BudgetScope::Project, &facts.project_id),
-        (BudgetScope::Organisation, &facts.org_id),
-    ]
-}
 
 fn check(request: &HoldRequest) -> Result<(), HoldError> {
     let invalid = |message: String| Err(HoldError::Invalid(message));
@@ -343,12 +334,4 @@ fn affordable(request_id: &str, hold: &OpenHold, tokens: Tokens) -> Result<Cost,
         return Err(LedgerError::SettleExceedsHold { request_id, cost: cost.total, held: hold.held });
     }
     Ok(cost)
-}
-
-fn too_much() -> HoldError {
-    HoldError::Invalid("spent and held together would exceed 9223372 USD".to_owned())
-}
-
-fn add(a: i64, b: i64) -> Result<i64, LedgerError> {
-    a.checked_add(b).ok_or_else(|| LedgerError::Corrupt("balances do not fit".to_owned()))
 }

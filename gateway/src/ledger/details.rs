@@ -74,6 +74,11 @@ impl Tags {
         serde_json::from_str(&self.0).unwrap_or_default()
     }
 
+    /// Its pairs, by key.
+    pub fn pairs(&self) -> BTreeMap<String, String> {
+        serde_json::from_str(&self.0).expect("made of a map of strings, here or before it was stored")
+    }
+
     /// As stored; what this program has written is in the right form.
     pub(super) fn stored(json: String) -> Self {
         Self(json)

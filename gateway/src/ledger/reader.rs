@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 
 use super::details::{Details, Tags};
 use super::period::Period;
-use super::row::{Facts, Transfer};
+use super::row::{Counted, Facts, Transfer};
 use super::schema;
 use super::types::LedgerError;
 use crate::money::{Cost, Picos, PriceVersion, Tokens};
@@ -94,6 +94,7 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         price,
         prompt_tokens: row.get(15)?,
         admitted_ms: row.get(16)?,
+        counted: counted(row, 36)?,
     };
     Ok(Transfer {
         seq: row.get(0)?,
@@ -117,6 +118,9 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
         first_token_ms: row.get(27)?,
         hash: row.get(28)?,
         details: details(row)?.map(Arc::new),
+        credit: picos(37)?,
+        expires_ms: row.get(38)?,
+        note: row.get(39)?,
     })
 }
 
@@ -132,6 +136,24 @@ fn details(row: &Row<'_>) -> rusqlite::Result<Option<Details>> {
         request_sha256: row.get(34)?,
         weights_sha256: row.get(35)?,
     }))
+}
+
+/// The counted accounts: a JSON array of `[scope, id]`, or NULL for none.
+fn counted(row: &Row<'_>, at: usize) -> rusqlite::Result<Vec<Counted>> {
+    let Some(text) = row.get::<_, Option<String>>(at)? else { return Ok(Vec::new()) };
+    let refused = |message: String| {
+        let error = LedgerError::Corrupt(message);
+        rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
+    };
+    let pairs: Vec<(String, String)> =
+        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
+    pairs.into_iter().map(|(scope, id)| Ok(Counted { scope: scope.parse().map_err(refused)?, id })).collect()
+}
+
+/// The counted accounts as [`counted`] reads them.
+pub(super) fn counted_text(counted: &[Counted]) -> Option<String> {
+    let pairs: Vec<[&str; 2]> = counted.iter().map(|c| [c.scope.as_str(), &c.id]).collect();
+    (!pairs.is_empty()).then(|| serde_json::json!(pairs).to_string())
 }
 
 /// Three token columns from `first` on.

@@ -28,6 +28,7 @@ pub(super) fn recover(book: &mut Book, store: &mut dyn Store, now_ms: u64) -> Re
             None => recovery.voided += 1,
         }
     }
+    book.flush(store)?;
     store.commit()?;
     tracing::info!(
         settled = recovery.settled,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::details::Details;
-use super::types::{EndReason, LedgerError, Settled};
+use super::types::{BudgetScope, EndReason, LedgerError, Settled};
 use crate::money::{Cost, MoneyError, Picos, PriceVersion, Tokens};
 
 /// SHA-256 over a row and the hash before it.
@@ -22,15 +22,27 @@ pub(super) enum Kind {
     Extend,
     Settle,
     Void,
+    /// Credit paid in or given.
+    Grant,
+    /// What was left of a grant is gone.
+    Expire,
+    /// Credit given or taken back because a bill was wrong.
+    Correct,
 }
 
 impl Kind {
+    const ALL: [Kind; 7] =
+        [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void, Kind::Grant, Kind::Expire, Kind::Correct];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Kind::Hold => "hold",
             Kind::Extend => "extend",
             Kind::Settle => "settle",
             Kind::Void => "void",
+            Kind::Grant => "grant",
+            Kind::Expire => "expire",
+            Kind::Correct => "correct",
         }
     }
 }
@@ -39,8 +51,7 @@ impl FromStr for Kind {
     type Err = LedgerError;
 
     fn from_str(text: &str) -> Result<Self, LedgerError> {
-        let found =
-            [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void].into_iter().find(|k| k.as_str() == text);
+        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| LedgerError::Corrupt(format!("unknown kind {text:?}")))
     }
 }
@@ -55,6 +66,41 @@ pub(super) struct Facts {
     pub(super) price: PriceVersion,
     pub(super) prompt_tokens: u32,
     pub(super) admitted_ms: u64,
+    /// Accounts beside key, project and organisation in which the cost counts.
+    pub(super) counted: Vec<Counted>,
+}
+
+/// An account that a budget looks at: an end user's or a tag's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Counted {
+    pub(super) scope: BudgetScope,
+    pub(super) id: String,
+}
+
+impl Facts {
+    /// Of a row that belongs to no request.
+    pub(super) fn of_org(org_id: &str) -> Self {
+        Self {
+            org_id: org_id.to_owned(),
+            project_id: String::new(),
+            key_id: String::new(),
+            endpoint: String::new(),
+            price: PriceVersion::new("", "", 0, Picos::ZERO, Picos::ZERO, Picos::ZERO),
+            prompt_tokens: 0,
+            admitted_ms: 0,
+            counted: Vec::new(),
+        }
+    }
+
+    /// Every account in which the cost counts.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (BudgetScope, &str)> {
+        let own = [
+            (BudgetScope::Key, self.key_id.as_str()),
+            (BudgetScope::Project, self.project_id.as_str()),
+            (BudgetScope::Organisation, self.org_id.as_str()),
+        ];
+        own.into_iter().chain(self.counted.iter().map(|counted| (counted.scope, counted.id.as_str())))
+    }
 }
 
 /// One row.
@@ -76,6 +122,12 @@ pub(super) struct Transfer {
     pub(super) first_token_ms: Option<u64>,
     /// Of a hold and a settle; rows of the first schema have none.
     pub(super) details: Option<Arc<Details>>,
+    /// Change of the organisation's balance, by a grant, expiry or correction.
+    pub(super) credit: Picos,
+    /// Of a grant.
+    pub(super) expires_ms: Option<u64>,
+    /// What a grant or correction is for; the grant that an expiry ends.
+    pub(super) note: Option<String>,
     pub(super) hash: Hash,
 }
 
@@ -98,13 +150,15 @@ pub(super) struct Entry {
 
 impl Transfer {
     /// The double entry that this row means: holds move money from the customer to the key's hold account, a settle
-    /// moves its cost on to revenue and the rest back.
+    /// moves its cost on to revenue and the rest back; credit comes from the account of its kind.
     pub(super) fn entries(&self) -> Result<Vec<Entry>, MoneyError> {
         let facts = &self.facts;
         let (held, released) = (i128::from(self.held.0), i128::from(self.released.0));
         let revenue = |class: &str| format!("revenue:{}:{class}", facts.price.model);
+        let credit = i128::from(self.credit.0);
         [
-            (format!("customer:{}", facts.org_id), released - held - i128::from(self.cost.total.0)),
+            (format!("customer:{}", facts.org_id), released - held - i128::from(self.cost.total.0) + credit),
+            (format!("credits:{}", self.kind.as_str()), -credit),
             (format!("hold:key:{}", facts.key_id), held - released),
             (revenue("uncached_input"), self.cost.uncached_input.0.into()),
             (revenue("cached_input"), self.cost.cached_input.0.into()),
@@ -190,6 +244,24 @@ impl Transfer {
             hasher.update((field.len() as u64).to_le_bytes());
             hasher.update(field);
         }
+        self.hash_later_columns(&mut hasher);
         hasher.finalize().into()
+    }
+
+    /// Columns that the first rows did not have: a row without them keeps the hash it would have had then.
+    fn hash_later_columns(&self, hasher: &mut Sha256) {
+        let facts = &self.facts;
+        let counted = facts.counted.iter().map(|counted| (counted.scope.as_str(), counted.id.as_str()));
+        let note = self.note.iter().map(|note| ("note", note.as_str()));
+        for (name, text) in note.chain(counted) {
+            hasher.update(name);
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text);
+        }
+        if self.credit != Picos::ZERO {
+            hasher.update(b"credit");
+            hasher.update(self.credit.0.to_le_bytes());
+            hasher.update(self.expires_ms.unwrap_or(0).to_le_bytes());
+        }
     }
 }

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::credit::{Grant, Purse};
 use super::details::Tags;
 use super::reader::{self, FILE};
 use super::row::{GENESIS, Kind, Transfer};
-use super::schema::{COLUMNS, MIGRATIONS, TABLES, VERSION};
-use super::store::{Ended, Head, KeySums, OpenRow, State, Store, StoreError, StoreResult};
-use super::types::{EndReason, LedgerError};
+use super::schema::{COLUMNS, STEPS, VERSION};
+use super::store::{Ended, Head, OpenRow, State, Store, StoreError, StoreResult};
+use super::types::{BudgetScope, EndReason, LedgerError};
 use crate::config::make_private_dir;
 use crate::money::{Picos, Tokens};
 use crate::sqlite;
@@ -57,12 +59,14 @@ impl SqliteStore {
         // Only a reader that recovers the log after a crash can be in the way, and only for a moment.
         let db = sqlite::open(&dir.join(FILE))?;
         configure(&db)?;
-        migrate(&db)?;
-        reader::check_version(&db)?;
         if unclean {
             quick_check(&db)?;
         }
-        db.set_prepared_statement_cache_capacity(32);
+        // Off while a step replaces a table that another refers to.
+        db.pragma_update(None, "foreign_keys", false)?;
+        migrate(&db)?;
+        db.pragma_update(None, "foreign_keys", true)?;
+        db.set_prepared_statement_cache_capacity(48);
         Ok(Self { db, _lock: lock })
     }
 
@@ -75,59 +79,51 @@ impl SqliteStore {
         Ok(head.unwrap_or(Head { seq: 0, at_ms: 0, hash: GENESIS }))
     }
 
-    fn sums(&self) -> rusqlite::Result<Vec<KeySums>> {
-        let mut statement = self.db.prepare(
-            "SELECT key_id, project_id, org_id, sum(cost_picos), sum(held_picos - released_picos)
-             FROM transfers GROUP BY key_id, project_id, org_id",
-        )?;
-        let rows = statement.query_map([], |row| {
-            Ok(KeySums {
-                key_id: row.get(0)?,
-                project_id: row.get(1)?,
-                org_id: row.get(2)?,
-                spent: Picos(row.get(3)?),
-                held: Picos(row.get(4)?),
-            })
-        })?;
-        rows.collect()
-    }
-
     fn open_rows(&self) -> rusqlite::Result<HashMap<String, OpenRow>> {
-        let mut statement = self.db.prepare(&format!(
-            "SELECT {COLUMNS} FROM transfers t WHERE kind IN ('hold', 'extend') AND NOT EXISTS (
-                 SELECT 1 FROM transfers e WHERE e.request_id = t.request_id AND e.kind IN ('settle', 'void'))
-             ORDER BY seq"
-        ))?;
+        let mut statement = self.db.prepare(&OPEN_ROWS)?;
         let mut open: HashMap<String, OpenRow> = HashMap::new();
-        for row in statement.query_map([], reader::transfer)? {
-            let row = row?;
-            let entry = open.entry(row.request_id);
-            let hold = entry.or_insert(OpenRow {
-                facts: row.facts,
-                details: row.details,
-                held: Picos::ZERO,
-                checkpoint: None,
-            });
-            hold.held = hold
-                .held
-                .checked_add(row.held)
-                .ok_or(rusqlite::Error::IntegralValueOutOfRange(17, row.held.0))?;
-        }
-        let mut statement =
-            self.db.prepare("SELECT request_id, uncached_input, cached_input, output FROM checkpoints")?;
-        for noted in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, reader::tokens(row, 1)?)))? {
-            let (request_id, tokens) = noted?;
-            if let Some(hold) = open.get_mut(&request_id) {
-                hold.checkpoint = Some(tokens);
-            }
+        let columns = COLUMNS.split(',').count();
+        for row in statement.query_map([], |row| {
+            let held: i64 = row.get(columns)?;
+            let checkpoint = match row.get::<_, Option<u32>>(columns + 1)? {
+                Some(_) => Some(reader::tokens(row, columns + 1)?),
+                None => None,
+            };
+            Ok((reader::transfer(row)?, Picos(held), checkpoint))
+        })? {
+            let (row, held, checkpoint) = row?;
+            open.insert(
+                row.request_id,
+                OpenRow { facts: row.facts, details: row.details, at_ms: row.at_ms, held, checkpoint },
+            );
         }
         Ok(open)
     }
 }
 
+/// Open holds, each found by the number of its row.
+pub(super) static OPEN_ROWS: LazyLock<String> = LazyLock::new(|| {
+    let columns: Vec<String> = COLUMNS.split(',').map(|column| format!("t.{}", column.trim())).collect();
+    format!(
+        "SELECT {}, o.held_picos, c.uncached_input, c.cached_input, c.output FROM open_holds o
+         JOIN transfers t ON t.seq = o.seq LEFT JOIN checkpoints c ON c.request_id = o.request_id",
+        columns.join(", ")
+    )
+});
+
+/// Takes the file to the current version; each step in a transaction of its own.
+fn migrate(db: &Connection) -> Result<(), LedgerError> {
+    let found = reader::version(db)?;
+    let steps = usize::try_from(found).ok().and_then(|found| STEPS.get(found..));
+    let steps = steps.ok_or(LedgerError::Schema { found, known: VERSION })?;
+    for (step, version) in steps.iter().zip(found + 1..) {
+        db.execute_batch(&format!("BEGIN IMMEDIATE; {step} PRAGMA user_version = {version}; COMMIT;"))?;
+    }
+    Ok(())
+}
+
 fn configure(db: &Connection) -> Result<(), LedgerError> {
     db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     // Asked back: SQLite ignores what a build or file system cannot do, and then nothing would be durable.
     let mode: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
@@ -140,16 +136,6 @@ fn configure(db: &Connection) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// Makes the tables, or brings those of an earlier version up to date; all or nothing.
-fn migrate(db: &Connection) -> Result<(), LedgerError> {
-    let steps = match reader::version(db)? {
-        0 => TABLES.to_owned(),
-        found if (1..VERSION).contains(&found) => MIGRATIONS[found as usize - 1..].concat(),
-        _ => return Ok(()),
-    };
-    Ok(db.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))?)
-}
-
 fn quick_check(db: &Connection) -> Result<(), LedgerError> {
     let answer: String = db.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     if answer == "ok" { Ok(()) } else { Err(LedgerError::Corrupt(answer)) }
@@ -157,7 +143,7 @@ fn quick_check(db: &Connection) -> Result<(), LedgerError> {
 
 impl Store for SqliteStore {
     fn load(&mut self) -> StoreResult<State> {
-        Ok(State { head: self.head()?, sums: self.sums()?, open: self.open_rows()? })
+        Ok(State { head: self.head()?, open: self.open_rows()? })
     }
 
     fn begin(&mut self) -> StoreResult<()> {
@@ -208,7 +194,12 @@ impl Store for SqliteStore {
             details.and_then(|details| details.tags.as_ref()).map(Tags::as_json),
             details.and_then(|details| details.request_sha256),
             details.and_then(|details| details.weights_sha256),
+            reader::counted_text(&facts.counted),
+            row.credit.0,
+            row.expires_ms,
+            row.note,
         ])?;
+        self.keep_open(row)?;
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entries (seq, line, account, amount_picos) VALUES (?1, ?2, ?3, ?4)",
         )?;
@@ -250,8 +241,91 @@ impl Store for SqliteStore {
         Ok(statement.execute([request_id]).map(drop)?)
     }
 
+    fn spent(&mut self, scope: BudgetScope, id: &str, hours: Option<(u64, u64)>) -> StoreResult<i64> {
+        // A total is one row; a period's hours are a range of the primary key.
+        let (from, to) = hours.map_or((-1, 0), |(from, to)| (from.cast_signed(), to.cast_signed()));
+        let mut statement = self.db.prepare_cached(SPENT)?;
+        Ok(statement.query_row(params![scope.as_str(), id, from, to], |row| row.get(0))?)
+    }
+
+    fn add_spent(&mut self, scope: BudgetScope, id: &str, hour_ms: u64, picos: i64) -> StoreResult<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO spent (scope, id, hour_ms, picos) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (scope, id, hour_ms) DO UPDATE SET picos = picos + ?4",
+        )?;
+        for hour in [hour_ms.cast_signed(), -1] {
+            statement.execute(params![scope.as_str(), id, hour, picos])?;
+        }
+        Ok(())
+    }
+
+    fn purse(&mut self, org_id: &str) -> StoreResult<Purse> {
+        let mut statement = self.db.prepare_cached("SELECT picos FROM credited WHERE org_id = ?1")?;
+        let credited = statement.query_row([org_id], |row| row.get(0)).optional()?.unwrap_or(0);
+        let mut statement = self.db.prepare_cached(
+            "SELECT seq, left_picos, expires_ms FROM grants WHERE org_id = ?1 AND left_picos > 0",
+        )?;
+        let grants = statement.query_map([org_id], |row| {
+            Ok(Grant { seq: row.get(0)?, left: Picos(row.get(1)?), expires_ms: row.get(2)? })
+        })?;
+        Ok(Purse::new(credited, grants.collect::<rusqlite::Result<_>>()?))
+    }
+
+    fn add_credited(&mut self, org_id: &str, picos: i64) -> StoreResult<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO credited (org_id, picos) VALUES (?1, ?2) ON CONFLICT (org_id) DO UPDATE SET picos = picos + ?2",
+        )?;
+        Ok(statement.execute(params![org_id, picos]).map(drop)?)
+    }
+
+    fn put_grant(&mut self, org_id: &str, grant: &Grant) -> StoreResult<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO grants (seq, org_id, left_picos, expires_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (seq) DO UPDATE SET left_picos = ?3",
+        )?;
+        Ok(statement.execute(params![grant.seq, org_id, grant.left.0, grant.expires_ms]).map(drop)?)
+    }
+
+    fn credit_row(&mut self, id: &str) -> StoreResult<Option<i64>> {
+        let sql = "SELECT seq FROM transfers WHERE request_id = ?1 AND kind IN ('grant', 'correct')";
+        Ok(self.db.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
+    }
+
+    fn due_orgs(&mut self, now_ms: u64) -> StoreResult<Vec<String>> {
+        let sql = "SELECT DISTINCT org_id FROM grants
+                   WHERE left_picos > 0 AND expires_ms IS NOT NULL AND expires_ms <= ?1 ORDER BY org_id";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map([now_ms], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
     fn commit(&mut self) -> StoreResult<()> {
         Ok(self.db.prepare_cached("COMMIT")?.execute([]).map(drop)?)
+    }
+}
+
+/// What an account spent from one hour up to another.
+pub(super) const SPENT: &str = "SELECT coalesce(sum(picos), 0) FROM spent
+                                WHERE scope = ?1 AND id = ?2 AND hour_ms >= ?3 AND hour_ms < ?4";
+
+impl SqliteStore {
+    fn keep_open(&self, row: &Transfer) -> rusqlite::Result<()> {
+        let id = &row.request_id;
+        match row.kind {
+            Kind::Hold => {
+                let sql = "INSERT INTO open_holds (request_id, seq, held_picos) VALUES (?1, ?2, ?3)";
+                self.db.prepare_cached(sql)?.execute(params![id, row.seq, row.held.0])
+            }
+            Kind::Extend => {
+                let sql = "UPDATE open_holds SET held_picos = held_picos + ?2 WHERE request_id = ?1";
+                self.db.prepare_cached(sql)?.execute(params![id, row.held.0])
+            }
+            Kind::Settle | Kind::Void => {
+                self.db.prepare_cached("DELETE FROM open_holds WHERE request_id = ?1")?.execute([id])
+            }
+            Kind::Grant | Kind::Expire | Kind::Correct => Ok(0),
+        }
+        .map(drop)
     }
 }
 

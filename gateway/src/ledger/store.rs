@@ -1,11 +1,13 @@
-//! What the ledger needs of a store. The rules live in [`super::book`]; a store only keeps rows.
+//! What the ledger needs of a store. The rules live in [`super::book`]; a store only keeps rows, and the sums that could
+//! be computed from them. This is the boundary for another store than SQLite.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::credit::{Grant, Purse};
 use super::details::Details;
 use super::row::{Facts, Hash, Transfer};
-use super::types::Settled;
+use super::types::{BudgetScope, Settled};
 use crate::money::{Picos, Tokens};
 
 /// A store that failed. The writer gives it up: after a failed sync nothing it says can be relied on.
@@ -30,47 +32,53 @@ pub(super) struct Head {
     pub(super) hash: Hash,
 }
 
-/// Sums over one key's rows.
-#[derive(Clone, Debug)]
-pub(super) struct KeySums {
-    pub(super) key_id: String,
-    pub(super) project_id: String,
-    pub(super) org_id: String,
-    pub(super) spent: Picos,
-    pub(super) held: Picos,
-}
-
 /// A hold without an end.
 #[derive(Clone, Debug)]
 pub(super) struct OpenRow {
     pub(super) facts: Arc<Facts>,
     pub(super) details: Option<Arc<Details>>,
+    /// When it was taken.
+    pub(super) at_ms: u64,
     pub(super) held: Picos,
     pub(super) checkpoint: Option<Tokens>,
 }
 
-/// Everything needed to go on.
+/// What is needed to go on; sums are asked for when they are needed.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) head: Head,
-    pub(super) sums: Vec<KeySums>,
     pub(super) open: HashMap<String, OpenRow>,
 }
 
-/// A place for rows. All changes happen between `begin` and `commit`; after an error the store is not used again.
+/// A place for rows. All changes happen between `begin` and `commit`, and reads see them; after an error the store is
+/// not used again.
 pub(super) trait Store: Send {
-    /// Reads the state at the last commit.
+    /// Reads the state at the last commit, without going through ended requests.
     fn load(&mut self) -> StoreResult<State>;
     /// Starts a transaction.
     fn begin(&mut self) -> StoreResult<()>;
-    /// Adds a row and its entries.
+    /// Adds a row and its entries; keeps the set of open holds.
     fn append(&mut self, row: &Transfer) -> StoreResult<()>;
-    /// How `request_id` ended, if it did; sees the open transaction.
+    /// How `request_id` ended, if it did.
     fn ended(&mut self, request_id: &str) -> StoreResult<Option<Ended>>;
     /// Replaces the checkpoint of a request.
     fn put_checkpoint(&mut self, request_id: &str, tokens: Tokens, at_ms: u64) -> StoreResult<()>;
     /// Forgets the checkpoint of a request, if any.
     fn delete_checkpoint(&mut self, request_id: &str) -> StoreResult<()>;
+    /// What the account spent in the hours from the first instant up to the second, or in all.
+    fn spent(&mut self, scope: BudgetScope, id: &str, hours: Option<(u64, u64)>) -> StoreResult<i64>;
+    /// Adds to what the account spent in an hour and in all.
+    fn add_spent(&mut self, scope: BudgetScope, id: &str, hour_ms: u64, picos: i64) -> StoreResult<()>;
+    /// The organisation's credit.
+    fn purse(&mut self, org_id: &str) -> StoreResult<Purse>;
+    /// Adds to the organisation's credit over all time.
+    fn add_credited(&mut self, org_id: &str, picos: i64) -> StoreResult<()>;
+    /// Makes a grant or changes what is left of it.
+    fn put_grant(&mut self, org_id: &str, grant: &Grant) -> StoreResult<()>;
+    /// The row of a grant or correction.
+    fn credit_row(&mut self, id: &str) -> StoreResult<Option<i64>>;
+    /// Organisations with a grant past its time.
+    fn due_orgs(&mut self, now_ms: u64) -> StoreResult<Vec<String>>;
     /// Makes the transaction durable.
     fn commit(&mut self) -> StoreResult<()>;
 }

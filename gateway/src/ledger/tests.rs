@@ -1,10 +1,12 @@
 use std::path::Path;
 
 use super::*;
-use crate::accounts::Budgets;
+use crate::accounts::Budget;
 use crate::money::PriceVersion;
 
+mod credits;
 mod faults;
+mod periods;
 mod properties;
 mod reports;
 
@@ -28,10 +30,19 @@ fn request(id: &str, amount: i64) -> HoldRequest {
         price: price(),
         amount: Picos(amount),
         prompt_tokens: 10,
-        budgets: Budgets::default(),
+        budgets: Vec::new(),
+        credit_line: None,
         details: details(),
         at_ms: 1_000,
     }
+}
+
+fn budget(scope: BudgetScope, id: &str, period: BudgetPeriod, limit: i64) -> Budget {
+    Budget { scope, id: id.to_owned(), period, limit: Picos(limit) }
+}
+
+fn total(scope: BudgetScope, id: &str, limit: i64) -> Budget {
+    budget(scope, id, BudgetPeriod::Total, limit)
 }
 
 fn details() -> Details {
@@ -135,45 +146,56 @@ async fn impossible_holds_are_refused() {
 async fn every_budget_above_the_key_counts() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
-    let budgets = Budgets { key: Some(Picos(1_000)), project: Some(Picos(1_500)), org: Some(Picos(2_000)) };
     let ask = |id: &str, key: &str, project: &str, amount| HoldRequest {
         key_id: key.to_owned(),
         project_id: project.to_owned(),
-        budgets,
+        budgets: vec![
+            total(BudgetScope::Key, key, 1_000),
+            total(BudgetScope::Project, project, 1_500),
+            total(BudgetScope::Organisation, "org_1", 2_000),
+        ],
         ..request(id, amount)
     };
     ledger.hold(ask("a", "k1", "p1", 1_000)).await.unwrap();
-    let over = |scope, limit, spent, held, requested| {
-        let picos = [limit, spent, held, requested].map(Picos);
-        Err(HoldError::Budget {
+    let over = |id: &str, scope, limit, spent, held, requested| {
+        Err(HoldError::Budget(Box::new(BudgetShortage {
             scope,
-            limit: picos[0],
-            spent: picos[1],
-            held: picos[2],
-            requested: picos[3],
-        })
+            id: id.to_owned(),
+            period: BudgetPeriod::Total,
+            limit: Picos(limit),
+            spent: Picos(spent),
+            held: Picos(held),
+            requested: Picos(requested),
+            resets_ms: None,
+        })))
     };
-    assert_eq!(ledger.hold(ask("b", "k1", "p1", 1)).await, over(BudgetScope::Key, 1_000, 0, 1_000, 1));
+    assert_eq!(ledger.hold(ask("b", "k1", "p1", 1)).await, over("k1", BudgetScope::Key, 1_000, 0, 1_000, 1));
     assert_eq!(
         ledger.hold(ask("c", "k2", "p1", 501)).await,
-        over(BudgetScope::Project, 1_500, 0, 1_000, 501)
+        over("p1", BudgetScope::Project, 1_500, 0, 1_000, 501)
     );
     ledger.hold(ask("d", "k2", "p1", 500)).await.unwrap();
     assert_eq!(
         ledger.hold(ask("e", "k3", "p2", 501)).await,
-        over(BudgetScope::Organisation, 2_000, 0, 1_500, 501)
+        over("org_1", BudgetScope::Organisation, 2_000, 0, 1_500, 501)
     );
     ledger.hold(ask("f", "k3", "p2", 500)).await.unwrap();
-    assert_eq!(ledger.extend("f", Picos(1), 1).await, over(BudgetScope::Organisation, 2_000, 0, 2_000, 1));
+    assert_eq!(
+        ledger.extend("f", Picos(1), 1).await,
+        over("org_1", BudgetScope::Organisation, 2_000, 0, 2_000, 1)
+    );
     // What a settle gives back may be held again; what it billed never.
     ledger.settle(settlement("a", tokens(1, 0, 0))).await.unwrap();
-    assert_eq!(ledger.extend("f", Picos(901), 1).await, over(BudgetScope::Key, 1_000, 0, 500, 901));
+    assert_eq!(ledger.extend("f", Picos(901), 1).await, over("k3", BudgetScope::Key, 1_000, 0, 500, 901));
     ledger.hold(ask("g", "k1", "p1", 900)).await.unwrap();
-    assert_eq!(ledger.hold(ask("h", "k1", "p1", 1)).await, over(BudgetScope::Key, 1_000, 100, 900, 1));
+    assert_eq!(ledger.hold(ask("h", "k1", "p1", 1)).await, over("k1", BudgetScope::Key, 1_000, 100, 900, 1));
     // A restart frees what was held and remembers what was spent.
     drop(ledger);
     let ledger = open(dir.path());
-    assert_eq!(ledger.hold(ask("i", "k1", "p1", 901)).await, over(BudgetScope::Key, 1_000, 100, 0, 901));
+    assert_eq!(
+        ledger.hold(ask("i", "k1", "p1", 901)).await,
+        over("k1", BudgetScope::Key, 1_000, 100, 0, 901)
+    );
     ledger.hold(ask("j", "k1", "p1", 900)).await.unwrap();
     ledger.void("j", 1).await.unwrap();
     closed_and_balanced(&ledger, dir.path());
@@ -183,9 +205,9 @@ async fn every_budget_above_the_key_counts() {
 async fn sixty_four_tasks_race_for_one_place() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
-    let budgets = Budgets { org: Some(Picos(199)), ..Budgets::default() };
     let race = |n: u32| {
         let ledger = ledger.clone();
+        let budgets = vec![total(BudgetScope::Organisation, "org_1", 199)];
         let request = HoldRequest { key_id: format!("k{n}"), budgets, ..request(&format!("r{n}"), 100) };
         tokio::spawn(async move { ledger.hold(request).await.is_ok() })
     };

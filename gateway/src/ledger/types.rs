@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::details::Details;
-use crate::accounts::Budgets;
-pub use crate::config::BudgetScope;
+use crate::accounts::Budget;
+use crate::civil;
+pub use crate::config::{BudgetPeriod, BudgetScope};
 pub use crate::money::Tokens;
 use crate::money::{MoneyError, Picos, PriceVersion};
 
@@ -35,12 +36,42 @@ pub struct HoldRequest {
     pub amount: Picos,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Budgets to check, now and at every extension.
-    pub budgets: Budgets,
+    /// Budgets to check, now and at every extension. Those of end users and tags are counted from this request on.
+    pub budgets: Vec<Budget>,
+    /// How far the organisation's balance may go below zero; `None`: without a bound.
+    pub credit_line: Option<Picos>,
     /// What reports and receipts say about it.
     pub details: Details,
     /// Admission, Unix milliseconds.
     pub at_ms: u64,
+}
+
+/// Credit to give to, or to take from, an organisation's balance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Unique for all time, at most 128 bytes; the same credit twice is one.
+    pub id: String,
+    /// Whose balance.
+    pub org_id: String,
+    /// Why.
+    pub kind: CreditKind,
+    /// How much; negative only for a correction.
+    pub amount: Picos,
+    /// First instant at which what is left of it is gone, Unix milliseconds.
+    pub expires_ms: Option<u64>,
+    /// What it is for, or the row it corrects.
+    pub note: String,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// Why a balance changes without a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CreditKind {
+    /// Paid in, or given.
+    Grant,
+    /// A bill was wrong.
+    Correction,
 }
 
 /// The final account of a request.
@@ -137,23 +168,81 @@ pub struct Settled {
     pub end: EndReason,
 }
 
+/// What a budget has left for a request that needs more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetShortage {
+    /// Whose budget.
+    pub scope: BudgetScope,
+    /// Id of its account, as in [`Budget::id`].
+    pub id: String,
+    /// Its period.
+    pub period: BudgetPeriod,
+    /// Its size.
+    pub limit: Picos,
+    /// Settled in the period.
+    pub spent: Picos,
+    /// Held by requests in flight.
+    pub held: Picos,
+    /// What this request asked for.
+    pub requested: Picos,
+    /// When the next period begins, Unix milliseconds; `None`: never.
+    pub resets_ms: Option<u64>,
+}
+
+impl fmt::Display for BudgetShortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scope, period, limit, spent, held, requested, .. } = self;
+        write!(f, "{scope} budget of {limit} USD")?;
+        if let Some(resets_ms) = self.resets_ms {
+            write!(f, " a {period} (until {})", civil::format_ms(resets_ms))?;
+        }
+        write!(f, ": {spent} spent, {held} held, {requested} requested")
+    }
+}
+
+/// What an organisation's balance has left for a request that needs more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreditShortage {
+    /// Granted and not spent; negative where a credit line is in use.
+    pub balance: Picos,
+    /// How far it may go below zero.
+    pub line: Picos,
+    /// Held by requests in flight.
+    pub held: Picos,
+    /// What this request asked for.
+    pub requested: Picos,
+}
+
+impl fmt::Display for CreditShortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { balance, line, held, requested } = self;
+        write!(
+            f,
+            "balance of {balance} USD and credit line of {line} USD: {held} held, {requested} requested"
+        )
+    }
+}
+
+impl HoldError {
+    /// What a smaller request could still hold, where money is what is missing.
+    pub fn left(&self) -> Option<Picos> {
+        match self {
+            HoldError::Budget(short) => short.limit.checked_sub(short.spent)?.checked_sub(short.held),
+            HoldError::Credit(short) => short.balance.checked_add(short.line)?.checked_sub(short.held),
+            _ => None,
+        }
+    }
+}
+
 /// Why money cannot be held.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum HoldError {
     /// A budget has too little left; `limit - spent - held` is what would still fit.
-    #[error("{scope} budget of {limit} USD: {spent} spent, {held} held, {requested} requested")]
-    Budget {
-        /// Whose budget.
-        scope: BudgetScope,
-        /// Its size.
-        limit: Picos,
-        /// Settled so far.
-        spent: Picos,
-        /// Held by requests in flight.
-        held: Picos,
-        /// What this request asked for.
-        requested: Picos,
-    },
+    #[error("{}", .0)]
+    Budget(Box<BudgetShortage>),
+    /// The organisation's balance is too low.
+    #[error("{}", .0)]
+    Credit(CreditShortage),
     /// The request id was used before.
     #[error("request {0:?} already has a hold")]
     Duplicate(String),
@@ -202,6 +291,9 @@ pub enum LedgerError {
     /// The content contradicts itself.
     #[error("ledger is damaged: {0}")]
     Corrupt(String),
+    /// A caller's mistake in a grant or correction.
+    #[error("credit refused: {0}")]
+    Invalid(String),
     /// Nothing was ever held under this id.
     #[error("request {0:?} has no hold")]
     UnknownRequest(String),

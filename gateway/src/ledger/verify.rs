@@ -14,6 +14,7 @@ use super::period::Period;
 use super::reader;
 use super::row::{Entry, Facts, GENESIS, Hash, Kind, Transfer};
 use super::schema::{COLUMNS, GUARDS};
+use super::tally::Tally;
 use super::types::LedgerError;
 use crate::config::Reports;
 use crate::money::{Picos, PriceVersion, Tokens};
@@ -92,6 +93,9 @@ pub fn verify(dir: &Path) -> Result<Report, LedgerError> {
     audit.walk(&db)?;
     audit.check_balances();
     audit.check_checkpoints(&db)?;
+    for problem in std::mem::take(&mut audit.tally).problems(&db)? {
+        audit.report.problem(problem);
+    }
     audit.check_export(&db)?;
     Ok(audit.report)
 }
@@ -112,7 +116,9 @@ struct Audit {
     /// Spent and held by organisation, from the rows' own columns.
     orgs: HashMap<String, i128>,
     cost: i128,
+    credited: i128,
     tokens: u64,
+    tally: Tally,
 }
 
 impl Audit {
@@ -142,7 +148,10 @@ impl Audit {
             let row = reader::transfer(row)?;
             let entries = lines.take(row.seq)?;
             self.check_row(&row, &entries);
-            self.check_life(&row);
+            self.tally.observe(&row);
+            if !matches!(row.kind, Kind::Grant | Kind::Expire | Kind::Correct) {
+                self.check_life(&row);
+            }
         }
         if let Some((seq, _)) = lines.next {
             self.report.problem(format!("entries of row {seq} have no row"));
@@ -194,7 +203,9 @@ impl Audit {
         for entry in entries {
             *self.accounts.entry(entry.account.clone()).or_default() += i128::from(entry.amount.0);
         }
-        let change = i128::from(row.held.0) - i128::from(row.released.0) + i128::from(row.cost.total.0);
+        let change = i128::from(row.held.0) - i128::from(row.released.0) + i128::from(row.cost.total.0)
+            - i128::from(row.credit.0);
+        self.credited += i128::from(row.credit.0);
         *self.orgs.entry(row.facts.org_id.clone()).or_default() += change;
     }
 
@@ -249,7 +260,7 @@ impl Audit {
                     report.problem(format!("row {seq}: a void that bills"));
                 }
             }
-            Kind::Hold | Kind::Extend => {}
+            Kind::Hold | Kind::Extend | Kind::Grant | Kind::Expire | Kind::Correct => {}
         }
     }
 
@@ -263,9 +274,12 @@ impl Audit {
         for hold in self.open.values() {
             *by_key.entry(&hold.facts.key_id).or_default() += hold.held;
         }
-        let mut revenue = 0;
+        let (mut revenue, mut credits) = (0, 0);
         for (account, &balance) in &self.accounts {
-            let expected = if let Some(key) = account.strip_prefix("hold:key:") {
+            let expected = if account.starts_with("credits:") {
+                credits += balance;
+                continue;
+            } else if let Some(key) = account.strip_prefix("hold:key:") {
                 by_key.get(key).copied().unwrap_or(0)
             } else if let Some(org) = account.strip_prefix("customer:") {
                 -self.orgs.get(org).copied().unwrap_or(0)
@@ -276,6 +290,9 @@ impl Audit {
             if balance != expected {
                 self.report.problem(format!("account {account} has {balance}, its requests say {expected}"));
             }
+        }
+        if -credits != self.credited {
+            self.report.problem(format!("credit accounts have {credits}, rows say {}", self.credited));
         }
         if revenue != self.cost {
             self.report.problem(format!("revenue is {revenue}, settled requests say {}", self.cost));

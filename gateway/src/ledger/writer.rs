@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::book::Book;
 use super::recovery::Recovery;
 use super::store::{Store, StoreError};
-use super::types::{HoldError, HoldRequest, LedgerError, Settled, Settlement};
+use super::types::{Credit, HoldError, HoldRequest, LedgerError, Settled, Settlement};
 use crate::config::LedgerSection;
 use crate::money::{Picos, Tokens};
 
@@ -26,6 +26,8 @@ pub(super) enum Command {
     Settle(Box<Settlement>, Ack<Settled, LedgerError>),
     SettleDetached(Box<Settlement>),
     Void { request_id: String, at_ms: u64, ack: Option<Ack<(), LedgerError>> },
+    Credit(Box<Credit>, Ack<i64, LedgerError>),
+    Expire { at_ms: u64 },
     Stop,
 }
 
@@ -229,6 +231,7 @@ impl Writer {
                 return Err(fatal);
             }
         }
+        self.book.flush(self.store.as_mut())?;
         self.store.commit()
     }
 
@@ -261,6 +264,8 @@ impl Writer {
             Command::Settle(settlement, ack) => reply(book.settle(store, &settlement), Some(ack)),
             Command::SettleDetached(settlement) => reply(book.settle_within_hold(store, &settlement), None),
             Command::Void { request_id, at_ms, ack } => reply(book.void(store, &request_id, at_ms), ack),
+            Command::Credit(credit, ack) => reply(book.credit(store, &credit), Some(ack)),
+            Command::Expire { at_ms } => reply(book.expire_all(store, at_ms), None),
         }
     }
 }

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::accounts::Budgets;
 
 fn identity(key: &str, requests: u32, tokens: u32, concurrency: u32) -> Identity {
     let limits = KeyLimits {
@@ -9,17 +8,7 @@ fn identity(key: &str, requests: u32, tokens: u32, concurrency: u32) -> Identity
         tokens_per_minute: Some(tokens),
         concurrency: Some(concurrency),
     };
-    Identity {
-        key_id: key.into(),
-        key_name: String::new(),
-        project_id: "p".into(),
-        project_name: String::new(),
-        org_id: "o".into(),
-        org_name: String::new(),
-        limits,
-        project_limits: KeyLimits::default(),
-        budgets: Budgets::default(),
-    }
+    Identity { key_id: key.into(), project_id: "p".into(), org_id: "o".into(), limits, ..Identity::default() }
 }
 
 fn limiter() -> Limiter {

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::Options;
+use super::{Options, PeerAddress};
 use crate::serving::{Lifecycle, Phase, WireState};
 use io::{Activity, TimedIo};
 
@@ -34,6 +34,7 @@ impl Connection {
     /// Serves until the client leaves, a clock runs out, or the server drains.
     pub(super) async fn run(self, stream: TcpStream) {
         let Self { router, options, lifecycle } = self;
+        let peer = stream.peer_addr().ok().map(PeerAddress);
         let wire = Arc::new(WireState::default());
         let activity = Arc::new(Activity::default());
         let io = TimedIo::new(stream, options, Arc::clone(&wire), Arc::clone(&activity));
@@ -41,6 +42,9 @@ impl Connection {
             let busy = activity.begin();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Arc::clone(&wire));
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
             let router = router.clone();
             async move {
                 let response = router.oneshot(request).await?;

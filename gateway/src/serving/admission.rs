@@ -12,7 +12,7 @@ use super::inflight::Opening;
 use super::streams::Streams;
 use super::{Cause, InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
 use crate::accounts::Identity;
-use crate::ledger::{Details, HoldError, HoldRequest, LedgerError};
+use crate::ledger::{Details, HoldError, HoldRequest, LedgerError, Tags};
 use crate::limits::LimitError;
 use crate::money::{MoneyError, Picos, PriceVersion};
 
@@ -251,6 +251,7 @@ impl Plan {
 }
 
 fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, amount: Picos) -> HoldRequest {
+    let tags = job.details.tags.as_ref().map(Tags::pairs).unwrap_or_default();
     HoldRequest {
         request_id: job.request_id.clone(),
         key_id: job.identity.key_id.clone(),
@@ -261,7 +262,11 @@ fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, a
         price: price.clone(),
         amount,
         prompt_tokens: plan.prompt_total(),
-        budgets: job.identity.budgets,
+        budgets: job.identity.budgets_of(
+            job.details.user.as_deref(),
+            tags.iter().map(|(key, value)| (key.as_str(), value.as_str())),
+        ),
+        credit_line: job.identity.credit_line,
         at_ms: unix_ms(),
         endpoint: job.endpoint.to_owned(),
         details: job.details.clone(),

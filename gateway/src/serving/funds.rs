@@ -76,8 +76,7 @@ impl Funds {
 
     /// Output tokens that the budget behind a refusal still pays for after `reserved`.
     fn affordable(&self, error: &HoldError, reserved: Picos) -> Option<u32> {
-        let HoldError::Budget { limit, spent, held, .. } = error else { return None };
-        let left = limit.checked_sub(*spent)?.checked_sub(*held)?.checked_sub(reserved)?;
+        let left = error.left()?.checked_sub(reserved)?;
         let tokens = left.0.checked_div(self.price.output.0)?;
         (tokens > 0).then(|| u32::try_from(tokens).unwrap_or(u32::MAX))
     }
@@ -90,7 +89,7 @@ fn invalid(error: MoneyError) -> HoldError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::BudgetScope;
+    use crate::ledger::{BudgetPeriod, BudgetScope, BudgetShortage};
 
     fn funds(output: i64) -> Funds {
         let price = PriceVersion::new("m", "default", 0, Picos(10), Picos(5), Picos(output));
@@ -105,12 +104,17 @@ mod tests {
 
     #[test]
     fn what_a_budget_still_pays_for() {
-        let refusal = |limit, spent, held| HoldError::Budget {
-            scope: BudgetScope::Key,
-            limit: Picos(limit),
-            spent: Picos(spent),
-            held: Picos(held),
-            requested: Picos(1),
+        let refusal = |limit, spent, held| {
+            HoldError::Budget(Box::new(BudgetShortage {
+                scope: BudgetScope::Key,
+                id: "key_1".to_owned(),
+                period: BudgetPeriod::Total,
+                limit: Picos(limit),
+                spent: Picos(spent),
+                held: Picos(held),
+                requested: Picos(1),
+                resets_ms: None,
+            }))
         };
         assert_eq!(funds(20).affordable(&refusal(1_000, 300, 200), Picos(70)), Some(21));
         assert_eq!(funds(20).affordable(&refusal(500, 300, 200), Picos::ZERO), None);

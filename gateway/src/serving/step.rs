@@ -52,7 +52,7 @@ impl Cause {
 impl From<HoldError> for Cause {
     fn from(error: HoldError) -> Self {
         match error {
-            HoldError::Budget { .. } => Cause::Budget(error),
+            HoldError::Budget(_) | HoldError::Credit(_) => Cause::Budget(error),
             other => Cause::Ledger(other.to_string()),
         }
     }

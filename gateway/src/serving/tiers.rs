@@ -40,12 +40,14 @@ impl TierPolicy {
     /// The tier that serves a request; `wanted` is absent where the caller leaves it to the project's default.
     pub fn choose(&self, identity: &Identity, wanted: Option<Tier>) -> Result<Tier, TierError> {
         let [project, org] = self.rules_of(identity);
-        let own =
-            |of: fn(&TenantRule) -> Option<&Vec<String>>| project.and_then(of).or_else(|| org.and_then(of));
-        let allowed = own(|rule| rule.allowed.as_ref()).unwrap_or(&self.allowed);
+        let rules = || [project, org].into_iter().flatten();
+        // What the project says itself goes before what the configuration says of it.
+        let own = identity.project.allowed_tiers.as_ref();
+        let allowed = own.or_else(|| rules().find_map(|rule| rule.allowed.as_ref())).unwrap_or(&self.allowed);
         let allowed: Vec<Tier> = allowed.iter().filter_map(|name| Tier::named(name)).collect();
-        let default = [project, org].into_iter().flatten().find_map(|rule| rule.default.as_ref());
-        let default = Tier::named(default.unwrap_or(&self.default)).unwrap_or_default();
+        let own = identity.project.default_tier.as_ref();
+        let default = own.or_else(|| rules().find_map(|rule| rule.default.as_ref())).unwrap_or(&self.default);
+        let default = Tier::named(default).unwrap_or_default();
         match wanted {
             // A default that the operator has set is the operator's word.
             None => Ok(default),

@@ -36,7 +36,7 @@ fn in_own_words(error: ApiError) -> ApiError {
 /// Reads a body: what to generate, and how to shape the answer.
 pub fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<(Generation, Message)> {
     let generation = request::read(body, &api.limits)?;
-    let engine = api.engine_of(&generation.model)?;
+    let engine = api.engine_of(&caller.identity, &generation.model)?;
     let max_tokens = generation.max_tokens.unwrap_or(u32::MAX);
     let surface = Message::new(&caller.scope.request_id, &engine.card().id, max_tokens, engine.context_len());
     Ok((generation, surface))

@@ -1,10 +1,12 @@
 //! Errors of lower modules as refusals.
 
 use engine::SubmitError;
+use serde_json::json;
 
 use super::{ApiError, Code};
 use crate::accounts::AuthError;
-use crate::ledger::{HoldError, LedgerError};
+use crate::civil;
+use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
 use crate::responses::StoreError;
 use crate::serving::{AdmitError, Cause, TierError, tier_names};
@@ -24,6 +26,14 @@ impl From<AuthError> for ApiError {
                 Self::new(Code::InvalidApiKey, "This API key was revoked. Use another one.")
             }
             AuthError::Expired => Self::new(Code::KeyExpired, "This API key has expired. Use another one."),
+            AuthError::Address => Self::new(
+                Code::IpNotAuthorized,
+                "This API key does not work from your address. Use one of the addresses that it was made for.",
+            ),
+            AuthError::ProjectArchived => Self::new(
+                Code::ProjectArchived,
+                "The project of this API key is archived. Use a key of another one.",
+            ),
             AuthError::OrgDisabled => {
                 Self::new(Code::OrganisationDisabled, "The organization of this API key is disabled.")
             }
@@ -65,16 +75,39 @@ impl From<TierError> for ApiError {
 impl From<HoldError> for ApiError {
     fn from(error: HoldError) -> Self {
         match error {
-            HoldError::Budget { scope, limit, spent, held, requested } => Self::new(
-                Code::InsufficientQuota,
-                format!(
-                    "The budget of this {scope} is used up: {limit} USD, of which {spent} are spent and {held} held by \
-                     requests in flight; this request needs {requested}."
-                ),
-            ),
+            HoldError::Budget(short) => budget(&short),
+            HoldError::Credit(short) => credit(&short),
             other => ledger_unavailable(&other.to_string()),
         }
     }
+}
+
+fn budget(short: &BudgetShortage) -> ApiError {
+    let BudgetShortage { scope, id, period, limit, spent, held, requested, resets_ms } = short;
+    let resets = resets_ms.map(civil::format_ms);
+    let per = if resets.is_some() { format!(" per {period}") } else { String::new() };
+    let again = resets.as_ref().map(|at| format!(" It starts anew at {at}.")).unwrap_or_default();
+    let message = format!(
+        "The budget of this {scope} is used up: {limit} USD{per}, of which {spent} are spent and {held} held by requests \
+         in flight; this request needs {requested}.{again}"
+    );
+    ApiError::new(Code::InsufficientQuota, message).details(json!({
+        "scope": scope.as_str(), "id": id, "period": period.as_str(), "limit_usd": limit.to_usd(),
+        "spent_usd": spent.to_usd(), "held_usd": held.to_usd(), "requested_usd": requested.to_usd(),
+        "resets_at": resets,
+    }))
+}
+
+fn credit(short: &CreditShortage) -> ApiError {
+    let CreditShortage { balance, line, held, requested } = short;
+    let message = format!(
+        "The balance of this organization is used up: {balance} USD with a credit line of {line}, of which {held} are held \
+         by requests in flight; this request needs {requested}. Add credit to go on."
+    );
+    ApiError::new(Code::CreditExhausted, message).details(json!({
+        "scope": "organisation", "balance_usd": balance.to_usd(), "credit_line_usd": line.to_usd(),
+        "held_usd": held.to_usd(), "requested_usd": requested.to_usd(),
+    }))
 }
 
 impl From<LedgerError> for ApiError {

@@ -38,7 +38,7 @@ pub async fn create(
 /// Reads a body: what to generate, and how to shape the answer.
 pub fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generation, Chat)> {
     let Common { generation, options } = chat_request::read(body, &api.limits)?;
-    let engine = api.engine_of(&generation.model)?;
+    let engine = api.engine_of(&caller.identity, &generation.model)?;
     let object = if generation.stream { "chat.completion.chunk" } else { "chat.completion" };
     let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
     let surface = Chat {

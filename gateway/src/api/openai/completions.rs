@@ -37,7 +37,7 @@ pub async fn create(
 /// Reads a body: what to generate, and how to shape the answer.
 pub async fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generation, Text)> {
     let (Common { mut generation, options }, echo) = completion_request::read(body, &api.limits)?;
-    let engine = api.engine_of(&generation.model)?;
+    let engine = api.engine_of(&caller.identity, &generation.model)?;
     let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
     let mut echoes = Vec::new();
     if echo {

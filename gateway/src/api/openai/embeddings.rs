@@ -123,7 +123,7 @@ pub async fn create(
 /// Answers a body that was read.
 pub async fn answer(api: &Shared, caller: &Caller, body: Json) -> ApiResult<Response<Body>> {
     let request = EmbeddingRequest::read(body, &api.limits, &api.embedding)?;
-    let embedder = api.embedder_of(&request.model)?;
+    let embedder = api.embedder_of(&caller.identity, &request.model)?;
     if embedder.card().kind != ModelKind::Embedding {
         let message =
             format!("The model '{}' scores pairs of texts. Use /v1/rerank or /v1/score.", request.model);

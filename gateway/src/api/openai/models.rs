@@ -44,17 +44,18 @@ const GENERATING: &[&str] = &[
 ];
 
 /// All models that the caller may use.
-pub async fn list(State(api): State<Shared>, _caller: Caller) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: api.models.iter().map(|served| model(&api, served)).collect() })
+pub async fn list(State(api): State<Shared>, caller: Caller) -> Json<ModelList> {
+    let usable = api.models.iter().filter(|served| caller.identity.may_use(&served.card().id));
+    Json(ModelList { object: "list", data: usable.map(|served| model(&api, served)).collect() })
 }
 
 /// One model.
 pub async fn retrieve(
     State(api): State<Shared>,
-    _caller: Caller,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Model>> {
-    Ok(Json(model(&api, api.served(&id)?)))
+    Ok(Json(model(&api, api.served(&caller.identity, &id)?)))
 }
 
 fn model(api: &Shared, served: &Served) -> Model {

@@ -53,8 +53,8 @@ pub async fn create(
 /// Reads a body and the stored answers that it goes on from.
 pub async fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<Prepared> {
     let mut wanted = request::read(body, &api.limits)?;
-    let stores = request::is_stored(&wanted)?;
-    let engine = api.engine_of(&wanted.generation.model)?;
+    let stores = request::is_stored(&wanted, caller.identity.project.store_responses)?;
+    let engine = api.engine_of(&caller.identity, &wanted.generation.model)?;
     let suffix = caller.scope.suffix();
     let own = set_prompt(api, caller, &mut wanted, suffix).await?;
     let Wanted { generation, previous, background, obfuscate, repeated, .. } = wanted;
@@ -118,7 +118,7 @@ async fn set_prompt(
         own.push(item);
     }
     conversation::check_calls(&before, &own)?;
-    let engine = api.engine_of(&wanted.generation.model)?;
+    let engine = api.engine_of(&caller.identity, &wanted.generation.model)?;
     let all = [before, own.clone()].concat();
     let (instructions, truncate) = (wanted.instructions.as_deref(), wanted.truncate);
     conversation::set_prompt(&mut wanted.generation, engine, instructions, &all, truncate)

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::input::{self, Given};
 use super::object::number;
 use super::settings::{self, Tools};
+use crate::accounts::StoreResponses;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid};
 use crate::api::generation::Generation;
@@ -151,9 +152,15 @@ fn stream_options(fields: &mut Fields, stream: bool) -> ApiResult<bool> {
     Ok(obfuscate)
 }
 
-/// Whether the answer is kept: as the request says, else as the public API does.
-pub(super) fn is_stored(wanted: &Wanted) -> ApiResult<bool> {
-    let store = wanted.store.unwrap_or(true);
+/// Whether the answer is kept: as the request says, else as the project does.
+pub(super) fn is_stored(wanted: &Wanted, policy: StoreResponses) -> ApiResult<bool> {
+    let store = wanted.store.unwrap_or(policy == StoreResponses::True || wanted.background);
+    let never = policy == StoreResponses::Never;
+    if never && (store || wanted.background) {
+        let field = if wanted.background { "background" } else { "store" };
+        let message = format!("This project keeps no answers. Leave out '{field}'.");
+        return Err(ApiError::param(Code::UnsupportedValue, field, message));
+    }
     if wanted.background && !store {
         let message =
             "A response in the background is kept until it is fetched. Leave out 'store', or 'background'.";

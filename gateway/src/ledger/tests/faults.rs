@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::super::credit::{Grant, Purse};
 use super::super::row::{Facts, GENESIS, Kind, Transfer};
+use super::super::schema;
 use super::super::sqlite::SqliteStore;
 use super::super::store::{Ended, State, Store, StoreError, StoreResult};
 use super::*;
@@ -44,6 +46,27 @@ impl Store for Failing {
     }
     fn delete_checkpoint(&mut self, request_id: &str) -> StoreResult<()> {
         self.step()?.delete_checkpoint(request_id)
+    }
+    fn spent(&mut self, scope: BudgetScope, id: &str, hours: Option<(u64, u64)>) -> StoreResult<i64> {
+        self.step()?.spent(scope, id, hours)
+    }
+    fn add_spent(&mut self, scope: BudgetScope, id: &str, hour_ms: u64, picos: i64) -> StoreResult<()> {
+        self.step()?.add_spent(scope, id, hour_ms, picos)
+    }
+    fn purse(&mut self, org_id: &str) -> StoreResult<Purse> {
+        self.step()?.purse(org_id)
+    }
+    fn add_credited(&mut self, org_id: &str, picos: i64) -> StoreResult<()> {
+        self.step()?.add_credited(org_id, picos)
+    }
+    fn put_grant(&mut self, org_id: &str, grant: &Grant) -> StoreResult<()> {
+        self.step()?.put_grant(org_id, grant)
+    }
+    fn credit_row(&mut self, id: &str) -> StoreResult<Option<i64>> {
+        self.step()?.credit_row(id)
+    }
+    fn due_orgs(&mut self, now_ms: u64) -> StoreResult<Vec<String>> {
+        self.step()?.due_orgs(now_ms)
     }
     fn commit(&mut self) -> StoreResult<()> {
         self.step()?.commit()
@@ -155,7 +178,7 @@ async fn rows_cannot_be_changed() {
              price_id, price_from_ms, price_uncached_input, price_cached_input, price_output, prompt_tokens,
              admitted_ms, held_picos, released_picos, uncached_input, cached_input, output, cost_uncached_input,
              cost_cached_input, cost_output, cost_picos, end_reason, first_token_ms, hash, org_name, project_name,
-             key_name, end_user, tags, request_sha256, weights_sha256
+             key_name, end_user, tags, request_sha256, weights_sha256, counted, credit_picos, expires_ms, note
          FROM transfers WHERE kind = 'settle' LIMIT 1",
     ] {
         assert!(db.execute(sql, []).is_err(), "{sql}");
@@ -221,7 +244,6 @@ fn a_ledger_of_another_version_is_refused() {
 
 /// A hold and a settle as the first schema wrote them, and that schema.
 fn first_schema(dir: &Path) {
-    let mut store = SqliteStore::open(dir).unwrap();
     let facts = Arc::new(Facts {
         org_id: "org_1".to_owned(),
         project_id: "proj_1".to_owned(),
@@ -230,6 +252,7 @@ fn first_schema(dir: &Path) {
         price: price(),
         prompt_tokens: 3,
         admitted_ms: 7,
+        counted: Vec::new(),
     });
     let mut hold = Transfer {
         seq: 1,
@@ -244,6 +267,9 @@ fn first_schema(dir: &Path) {
         end: None,
         first_token_ms: None,
         details: None,
+        credit: Picos::ZERO,
+        expires_ms: None,
+        note: None,
         hash: GENESIS,
     };
     hold.hash = hold.chained(&GENESIS);
@@ -253,22 +279,49 @@ fn first_schema(dir: &Path) {
     let mut settle =
         Transfer { seq: 2, kind: Kind::Settle, held, released, tokens, cost, end, ..hold.clone() };
     settle.hash = settle.chained(&hold.hash);
-    store.begin().unwrap();
-    store.append(&hold).unwrap();
-    store.append(&settle).unwrap();
-    store.commit().unwrap();
-    drop(store);
+    write_first_schema(dir, &[hold, settle]);
+}
+
+fn write_first_schema(dir: &Path, rows: &[Transfer]) {
     let db = Connection::open(dir.join("ledger.db")).unwrap();
-    for column in
-        ["org_name", "project_name", "key_name", "end_user", "tags", "request_sha256", "weights_sha256"]
-    {
-        db.execute_batch(&format!("ALTER TABLE transfers DROP COLUMN {column}")).unwrap();
+    db.execute_batch(schema::STEPS[0]).unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    for row in rows {
+        let price = &row.facts.price;
+        let numbers = [price.uncached_input, price.cached_input, price.output].map(|picos| picos.0);
+        db.execute(
+            "INSERT INTO transfers VALUES (?1, ?2, ?3, ?4, 'org_1', 'proj_1', 'key_1', '/v1/completions', ?5, ?6, ?7, 0,
+                 ?8, ?9, ?10, 3, 7, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, NULL, ?21)",
+            rusqlite::params![
+                row.seq,
+                row.kind.as_str(),
+                row.request_id,
+                row.at_ms,
+                price.model,
+                price.tier,
+                price.id,
+                numbers[0],
+                numbers[1],
+                numbers[2],
+                row.held.0,
+                row.released.0,
+                row.tokens.uncached_input,
+                row.tokens.cached_input,
+                row.tokens.output,
+                row.cost.uncached_input.0,
+                row.cost.cached_input.0,
+                row.cost.output.0,
+                row.cost.total.0,
+                row.end.map(EndReason::as_str),
+                row.hash.as_slice(),
+            ],
+        )
+        .unwrap();
+        for (line, entry) in row.entries().unwrap().iter().enumerate() {
+            let values = rusqlite::params![row.seq, line, entry.account, entry.amount.0];
+            db.execute("INSERT INTO entries VALUES (?1, ?2, ?3, ?4)", values).unwrap();
+        }
     }
-    db.execute_batch(
-        "DROP INDEX settled_by_org; CREATE INDEX settled_at ON transfers (at_ms) WHERE kind = 'settle';
-         PRAGMA user_version = 1;",
-    )
-    .unwrap();
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn step(ledger: &Ledger, model: &mut Model, op: &Op) {
                 model.lives[slot] += 1;
             }
             let id = model.id(slot);
-            let budgets = Budgets { project: Some(Picos(BUDGET)), ..Budgets::default() };
+            let budgets = vec![total(BudgetScope::Project, "proj_1", BUDGET)];
             let admitted = ledger.hold(HoldRequest { budgets, ..request(&id, amount) }).await.is_ok();
             assert_eq!(admitted, !model.open.contains_key(&id) && model.fits(amount));
             if admitted {

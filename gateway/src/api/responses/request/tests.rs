@@ -28,7 +28,12 @@ fn every_honoured_field_at_once() {
         (&ToolChoice::Named("f".into()), false)
     );
     assert_eq!(generation.user.as_deref(), Some("s"));
-    assert!(wanted.truncate && wanted.obfuscate && wanted.background && is_stored(&wanted).unwrap());
+    assert!(
+        wanted.truncate
+            && wanted.obfuscate
+            && wanted.background
+            && is_stored(&wanted, StoreResponses::False).unwrap()
+    );
     let repeated = &wanted.repeated;
     assert_eq!(repeated["tools"][0]["strict"], false);
     assert_eq!((&repeated["presence_penalty"], &repeated["top_logprobs"]), (&json!(0.1), &json!(2)));
@@ -71,7 +76,22 @@ fn refused_fields() {
         assert_eq!((error.code, error.param.as_deref()), (*code, Some(*param)), "{extra}");
     }
     let unkept = read(r#""input":"a","background":true,"store":false"#).unwrap();
-    assert_eq!(is_stored(&unkept).unwrap_err().code, Code::ConflictingParameters);
+    assert_eq!(is_stored(&unkept, StoreResponses::True).unwrap_err().code, Code::ConflictingParameters);
+}
+
+#[test]
+fn a_project_decides_what_is_kept() {
+    use StoreResponses::{False, Never, True};
+    let stored = |extra: &str, policy| {
+        let wanted = read(&format!(r#""input":"a"{extra}"#)).unwrap();
+        is_stored(&wanted, policy).map_err(|error| error.param.unwrap_or_default())
+    };
+    assert_eq!([True, False, Never].map(|policy| stored("", policy)), [Ok(true), Ok(false), Ok(false)]);
+    let (keep, background) = (r#","store":true"#, r#","background":true"#);
+    assert_eq!([True, False].map(|policy| stored(keep, policy)), [Ok(true), Ok(true)]);
+    assert_eq!(stored(keep, Never), Err("store".to_owned()));
+    assert_eq!(stored(background, Never), Err("background".to_owned()));
+    assert_eq!(stored(r#","store":false"#, True), Ok(false));
 }
 
 #[test]
