@@ -50,7 +50,11 @@ impl Shape {
             (Shape::Null, Value::Null)
             | (Shape::Bool, Value::Bool(_))
             | (Shape::Number, Value::Number(_)) => true,
-            (Shape::Integer(min, max), value) => value.as_i64().is_some_and(|n| n >= *min && n <= *max),
+            // `-0` is an integer too, which this parser reads as a float.
+            (Shape::Integer(min, max), Value::Number(number)) => {
+                let n = number.as_i64().or_else(|| (number.as_f64() == Some(0.0)).then_some(0));
+                n.is_some_and(|n| n >= *min && n <= *max)
+            }
             (Shape::Text(min, max), Value::String(text)) => (*min..=*max).contains(&text.chars().count()),
             (Shape::OneOf(texts), Value::String(text)) => texts.contains(text),
             (Shape::Date, Value::String(text)) => {

@@ -217,7 +217,13 @@ fn models_say_what_they_are_and_cost() {
             "stop_token_ids" => json!({name: [1]}),
             "stream_options" => json!({"stream": true, name: {"include_usage": true}}),
             "logit_bias" => json!({name: {"5": 1}}),
-            "logprobs" | "ignore_eos" | "stream" => json!({name: true}),
+            "logprobs" | "ignore_eos" | "stream" | "parallel_tool_calls" => json!({name: true}),
+            "response_format" => json!({name: {"type": "json_object"}}),
+            "structured_outputs" => json!({name: {"choice": ["yes", "no"]}}),
+            "service_tier" => json!({name: "default"}),
+            "tools" | "tool_choice" => {
+                json!({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto"})
+            }
             "top_logprobs" => json!({"logprobs": true, name: 1}),
             "max_completion_tokens" => json!({"max_tokens": null, name: 1}),
             _ => json!({name: 1}),
