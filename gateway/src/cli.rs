@@ -49,6 +49,8 @@ enum Command {
     Usage(reports::UsageArgs),
     /// Write the bill, by request or by the hour
     Export(reports::ExportArgs),
+    /// Write the monthly statement of an organisation, as a page to read and to print
+    Statement(reports::StatementArgs),
     /// Recompute everything from the ledger and say whether it balances
     Verify(reports::VerifyArgs),
 }
@@ -104,6 +106,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(args) => {
             let config = with_file(args.config.as_deref(), cli.data)?;
             reports::export(&args, &config)
+        }
+        Command::Statement(args) => {
+            let config = with_file(args.config.as_deref(), cli.data)?;
+            reports::statement(&args, &config)
         }
         Command::Verify(args) => reports::verify(&args, &defaults(cli.data)?.data.dir),
     }

@@ -24,6 +24,7 @@ mod recovery;
 mod row;
 mod schema;
 mod sqlite;
+pub mod statement;
 mod store;
 mod tally;
 #[cfg(test)]

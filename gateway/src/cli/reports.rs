@@ -9,6 +9,7 @@ use crate::accounts::{Accounts, Names};
 use crate::civil;
 use crate::config::{Config, LedgerSection};
 use crate::ledger::export::{self, Format, manifest};
+use crate::ledger::statement;
 use crate::ledger::usage::{self, GroupBy};
 use crate::ledger::{Ledger, LedgerError, Period, verify as audit};
 use crate::money::Picos;
@@ -32,12 +33,16 @@ struct PeriodArgs {
 impl PeriodArgs {
     fn parse(&self) -> Result<Period, Failure> {
         if let Some(month) = &self.month {
-            let bounds = civil::parse_month(month);
-            let (from_ms, to_ms) = bounds.map_err(|_| format!("{month:?} is not a month such as 2026-11"))?;
-            return Ok(Period { from_ms, to_ms });
+            return self::month(month);
         }
         Ok(Period::parse(self.from.as_deref(), self.to.as_deref())?)
     }
+}
+
+fn month(text: &str) -> Result<Period, Failure> {
+    let bounds = civil::parse_month(text);
+    let (from_ms, to_ms) = bounds.map_err(|_| format!("{text:?} is not a month such as 2026-11"))?;
+    Ok(Period { from_ms, to_ms })
 }
 
 /// Arguments of `usage`.
@@ -99,6 +104,23 @@ fn customer(text: &str) -> Result<(String, String), String> {
         text.rsplit_once('=').filter(|(org, customer)| !org.is_empty() && customer.starts_with("cus_"));
     pair.map(|(org, customer)| (org.to_owned(), customer.to_owned()))
         .ok_or("not of the form ORG=cus_...".to_owned())
+}
+
+/// Arguments of `statement`.
+#[derive(Debug, Args)]
+pub(super) struct StatementArgs {
+    /// A calendar month (UTC), such as 2026-11
+    #[arg(long, value_name = "MONTH")]
+    month: String,
+    /// The organisation, by name or id
+    #[arg(long, value_name = "NAME")]
+    org: String,
+    /// File to write, complete or not at all; left out: standard output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Configuration file, for its [reports] section
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
 }
 
 /// Arguments of `verify`.
@@ -193,6 +215,26 @@ fn org_id(names: &Names, text: &str) -> Result<String, Failure> {
     let found =
         names.0.iter().find(|(id, name)| is_org(id) && (id.as_str() == text || name.as_str() == text));
     found.map(|(id, _)| id.clone()).ok_or_else(|| format!("no organisation named {text:?}").into())
+}
+
+/// Writes the monthly statement of an organisation.
+pub(super) fn statement(args: &StatementArgs, config: &Config) -> Result<(), Failure> {
+    let dir = &config.data.dir;
+    let names = prepare(dir)?;
+    let org_id = org_id(&names, &args.org)?;
+    let request = statement::Request {
+        org_id: &org_id,
+        org_name: names.of(&org_id),
+        month: month(&args.month)?,
+        provider: &config.reports.provider,
+    };
+    let (page, total) = statement::statement(dir, &request)?;
+    match &args.out {
+        Some(path) => export::write_file(path, page.as_bytes())?,
+        None => print!("{page}"),
+    }
+    eprintln!("{total} USD");
+    Ok(())
 }
 
 /// Says whether the ledger balances; a failure names what does not.

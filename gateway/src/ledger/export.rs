@@ -201,6 +201,12 @@ pub fn export_to_file(dir: &Path, request: &Request<'_>, path: &Path) -> Result<
     Ok(summary)
 }
 
+/// Writes a file that appears complete or not at all.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+    let failed = |source| ExportError::Write { path: path.display().to_string(), source };
+    whole_file(path, |file| file.write_all(bytes).map_err(failed))
+}
+
 /// Fills a file that appears under its name complete or not at all, also after a power cut.
 fn whole_file(
     path: &Path,

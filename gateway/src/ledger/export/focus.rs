@@ -19,6 +19,8 @@ use crate::money::Picos;
 mod columns;
 pub(in crate::ledger) mod lint;
 
+pub(in crate::ledger) use columns::invoice_id;
+
 const HOUR_MS: u64 = 3_600_000;
 
 /// What a line is about, within its hour; lines are in this order.
