@@ -231,7 +231,7 @@ pub(super) fn statement(args: &StatementArgs, config: &Config) -> Result<(), Fai
     let (page, total) = statement::statement(dir, &request)?;
     match &args.out {
         Some(path) => export::write_file(path, page.as_bytes())?,
-        None => print!("{page}"),
+        None => print(format_args!("{}", page.trim_end()))?,
     }
     eprintln!("{total} USD");
     Ok(())

@@ -62,7 +62,6 @@ struct Statement {
     from_ms: u64,
     is_final: bool,
     rows: Option<(i64, i64)>,
-    head: String,
     total: Sums,
     /// By model, tier, class and price version.
     items: BTreeMap<(String, String, &'static str, String), Item>,

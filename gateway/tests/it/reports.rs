@@ -128,6 +128,38 @@ fn official_validator(path: &str) -> (Vec<String>, usize) {
     (failed, passed)
 }
 
+#[test]
+fn a_statement_says_what_the_ledger_says() {
+    let server = sold();
+    let rows = server.export();
+    let month = rows[0].raw["ended_at"].as_str().expect("an instant")[..7].to_owned();
+    let file = server.data().path().join("statement.html");
+    let path = file.to_str().expect("a path");
+    let output = server.cli(&["statement", "--month", &month, "--org", "acme", "--out", path]);
+    assert!(output.status.success(), "{}", said(&output));
+    let page = std::fs::read_to_string(&file).expect("the file");
+    let picos: i128 = rows
+        .iter()
+        .filter(|row| {
+            row.raw["organisation"] == "acme"
+                && row.raw["ended_at"].as_str().is_some_and(|at| at.starts_with(&month))
+        })
+        .map(|row| row.cost_picos)
+        .sum();
+    let stated = page.split("<strong>").nth(1).and_then(|rest| rest.split(" USD").next()).expect("a total");
+    assert_eq!(units(stated, 12), picos, "{stated}");
+    assert!(
+        page.contains("search")
+            && page.contains("search")
+            && !page.contains("umbrella")
+            && !page.contains("=labs")
+    );
+    let again = server.cli(&["statement", "--month", &month, "--org", "acme"]);
+    assert_eq!(String::from_utf8(again.stdout).expect("text"), page, "the same page each time");
+    let unknown = server.cli(&["statement", "--month", "2026-13", "--org", "acme"]);
+    assert!(!unknown.status.success() && said(&unknown).contains("2026-13"), "{}", said(&unknown));
+}
+
 /// A page of a report, as the customer of `key` sees it.
 fn report(server: &Server, key: &str, path: &str) -> Value {
     server.get(path, &[("Authorization", &format!("Bearer {key}"))]).ok()
