@@ -24,7 +24,7 @@ svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font:11px sys
 .bar{fill:var(--bar)}.grid{stroke:var(--line)}figcaption{font-size:13px;margin-top:8px}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:7px 10px 7px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-size:13px;color:var(--soft);font-weight:600}.n{text-align:right;white-space:nowrap}
+th{font-size:13px;color:var(--soft);font-weight:600}.n{text-align:right;white-space:nowrap}.n:last-child{padding-right:0}
 tfoot td{font-weight:700;border-bottom:0;border-top:2px solid var(--ink)}
 code{font:12px ui-monospace,Menlo,monospace;overflow-wrap:anywhere}footer{margin-top:40px;border-top:1px solid var(--line);padding-top:14px}
 .draft{border:1px solid var(--bar);border-radius:8px;padding:10px 14px;margin-top:20px}
@@ -115,7 +115,7 @@ fn chart(page: &mut String, statement: &Statement) {
     const WIDTH: usize = 800;
     const LEFT: usize = 8;
     const HEIGHT: i128 = 200;
-    const TOP: i128 = 14;
+    const TOP: i128 = 22;
     const BOTTOM: i128 = 20;
     let most = statement.days.iter().map(|day| day.cost).max().unwrap_or(0);
     let count = statement.days.len().max(1);
@@ -132,6 +132,10 @@ fn chart(page: &mut String, statement: &Statement) {
             WIDTH - LEFT
         ),
     );
+    if most > 0 {
+        let (x, y, most) = (WIDTH - LEFT, TOP - 6, usd(most));
+        write(page, format_args!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{most} USD</text>"));
+    }
     for (at, day) in statement.days.iter().enumerate() {
         let x = LEFT + at * step;
         if day.cost > 0 {
@@ -182,6 +186,7 @@ fn items(page: &mut String, statement: &Statement) {
         "<h2>What was used</h2>\n<div class=\"wide\"><table><thead><tr><th>Model and tokens</th><th>Tier</th>\
          <th class=\"n\">Tokens</th><th class=\"n\">USD per 1M</th><th class=\"n\">USD</th></tr></thead><tbody>\n",
     );
+    let places = places(statement.items.values().map(|item| item.cost).chain([statement.total.cost]));
     for ((model, tier, class, version), item) in &statement.items {
         let class = class.replace('_', " ");
         let (model, tier, version) = (escaped(model), escaped(tier), escaped(version));
@@ -191,12 +196,12 @@ fn items(page: &mut String, statement: &Statement) {
                 "<tr><td>{model}, {class}<br><code class=\"soft\">{version}</code></td><td>{tier}</td><td class=\"n\">{}</td>\
                  <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
                 grouped(item.tokens),
-                item.price.to_usd_per_million(),
-                usd(item.cost)
+                padded(&item.price.to_usd_per_million(), 2),
+                padded(&usd(item.cost), places)
             ),
         );
     }
-    total_row(page, 2, &statement.total, true);
+    total_row(page, &statement.total, places, true);
 }
 
 fn keys(page: &mut String, statement: &Statement) {
@@ -204,6 +209,7 @@ fn keys(page: &mut String, statement: &Statement) {
         "<h2>Who used it</h2>\n<div class=\"wide\"><table><thead><tr><th>Project</th><th>Key</th>\
          <th class=\"n\">Requests</th><th class=\"n\">Tokens</th><th class=\"n\">USD</th></tr></thead><tbody>\n",
     );
+    let places = places(statement.keys.values().map(|sums| sums.cost).chain([statement.total.cost]));
     for ((project, key, id), sums) in &statement.keys {
         write(
             page,
@@ -215,16 +221,17 @@ fn keys(page: &mut String, statement: &Statement) {
                 escaped(id),
                 grouped(sums.requests),
                 grouped(sums.tokens),
-                usd(sums.cost)
+                padded(&usd(sums.cost), places)
             ),
         );
     }
-    total_row(page, 2, &statement.total, false);
+    total_row(page, &statement.total, places, false);
 }
 
 /// Closes the table with its total.
-fn total_row(page: &mut String, span: usize, total: &Sums, by_price: bool) {
-    let (requests, tokens, cost) = (grouped(total.requests), grouped(total.tokens), usd(total.cost));
+fn total_row(page: &mut String, total: &Sums, places: usize, by_price: bool) {
+    let (requests, tokens) = (grouped(total.requests), grouped(total.tokens));
+    let cost = padded(&usd(total.cost), places);
     let middle = match by_price {
         true => format!("<td class=\"n\">{tokens}</td><td></td>"),
         false => format!("<td class=\"n\">{requests}</td><td class=\"n\">{tokens}</td>"),
@@ -232,7 +239,7 @@ fn total_row(page: &mut String, span: usize, total: &Sums, by_price: bool) {
     write(
         page,
         format_args!(
-            "</tbody><tfoot><tr><td colspan=\"{span}\">Total</td>{middle}<td class=\"n\">{cost}</td></tr></tfoot>\
+            "</tbody><tfoot><tr><td colspan=\"2\">Total</td>{middle}<td class=\"n\">{cost}</td></tr></tfoot>\
              </table></div>\n"
         ),
     );
@@ -258,9 +265,18 @@ fn month_name(month: &str) -> String {
 
 /// The exact amount with at least cents: `12.50`, `0.0000148`.
 fn usd(picos: i128) -> String {
-    let text = Picos(i64::try_from(picos).unwrap_or(i64::MAX)).to_usd();
-    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
-    format!("{whole}.{fraction:0<2}")
+    padded(&Picos(i64::try_from(picos).unwrap_or(i64::MAX)).to_usd(), 2)
+}
+
+/// A decimal with at least so many places.
+fn padded(decimal: &str, places: usize) -> String {
+    let (whole, fraction) = decimal.split_once('.').unwrap_or((decimal, ""));
+    format!("{whole}.{fraction:0<places$}")
+}
+
+/// Places that the longest of these amounts needs, so that a column's points stand below each other.
+fn places(costs: impl Iterator<Item = i128>) -> usize {
+    costs.map(|cost| usd(cost).split('.').nth(1).map_or(0, str::len)).max().unwrap_or(2)
 }
 
 /// A count with a thin space before every third digit.
@@ -306,6 +322,10 @@ mod tests {
         assert_eq!(
             (usd(12_500_000_000_000), usd(0), usd(14_800_000)),
             ("12.50".to_owned(), "0.00".to_owned(), "0.0000148".to_owned())
+        );
+        assert_eq!(
+            (padded("0.4", 2), places([10_000_000_000, 14_800_000].into_iter())),
+            ("0.40".to_owned(), 7)
         );
         assert_eq!(
             (month_name("2026-11"), month_name("2026-13")),
