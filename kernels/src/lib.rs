@@ -21,6 +21,7 @@ mod activation;
 mod alloc;
 mod attention;
 pub mod cpu;
+pub mod cuda;
 mod embed;
 mod encoder;
 mod layer_cache;

@@ -258,7 +258,7 @@ fn pack_bytes(quants: &[u8], row: usize, block: &mut [u8]) {
 }
 
 /// Reads group `g` of a file block: its quants (unsigned nibbles or signed bytes), and `(scale, minimum)`.
-fn read_group(ty: WeightType, b: &[u8], g: usize, quants: &mut [u8; 32]) -> (f32, f32) {
+pub(crate) fn read_group(ty: WeightType, b: &[u8], g: usize, quants: &mut [u8; 32]) -> (f32, f32) {
     match ty {
         WeightType::Q4_0 | WeightType::Q4_1 => {
             let nibbles = &b[b.len() - 16..];

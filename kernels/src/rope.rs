@@ -47,6 +47,16 @@ impl RopeTable {
         self.max_positions
     }
 
+    /// `[max_positions, rotary_dim]`: the cosines of a position, then its sines.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.table
+    }
+
+    /// Whether pairs are neighbours.
+    pub(crate) fn is_interleaved(&self) -> bool {
+        self.interleaved
+    }
+
     /// Rotates the leading `rotary_dim` values of one head in place.
     ///
     /// # Panics
