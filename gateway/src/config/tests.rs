@@ -25,11 +25,17 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
-fn the_example_of_the_readme_is_taken() {
+fn the_examples_of_the_readme_are_taken() {
     let readme = include_str!("../../../README.md");
-    let (_, rest) = readme.split_once("```toml\n").unwrap();
-    let config = load(rest.split_once("```").unwrap().0, &[]).unwrap();
-    assert_eq!((config.server.listen.port(), config.limits.key_requests_per_minute), (8080, 600));
+    let examples = readme.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let all: Vec<Config> =
+        examples.map(|text| load(text, &[]).unwrap_or_else(|e| panic!("{e}: {text}"))).collect();
+    let main = all.iter().find(|config| config.server.listen.ip().is_unspecified()).unwrap();
+    assert_eq!((main.server.listen.port(), main.money.budget.len()), (8080, 1));
+    assert!(
+        all.iter().any(|config| config.models.len() == 2)
+            && all.iter().any(|config| config.tiers.tenant.len() == 1)
+    );
 }
 
 #[test]
