@@ -9,6 +9,7 @@ mod cache;
 mod error;
 mod handle;
 mod ip;
+mod money;
 mod permission;
 mod schema;
 mod secret;
@@ -21,11 +22,12 @@ pub use budgets::{Budget, TagBudget, UserBudget};
 pub use error::{AccountsError, AuthError};
 pub use handle::Accounts;
 pub use ip::IpNet;
+pub use money::{CreditKind, CreditOrder, NewCredit};
 pub use permission::Permission;
 pub use secret::{ADMIN_SECRET_PREFIX, SECRET_LEN, SECRET_PREFIX};
 pub use types::{
-    AdminKeyRow, AuditRow, CreatedKey, Identity, KeyLimits, KeyRow, Names, NewKey, OrgRow, ProjectRow,
-    ProjectSettings, StoreResponses,
+    AdminKeyRow, AuditFilter, AuditRow, CreatedKey, Identity, KeyLimits, KeyRow, Names, NewKey, OrgRow,
+    ProjectRow, ProjectSettings, StoreResponses,
 };
 
 /// Longest name of an organisation, project or key, in characters.

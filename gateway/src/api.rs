@@ -1,5 +1,6 @@
 //! The HTTP surfaces: what comes in is checked here, what goes out is shaped here.
 
+pub mod admin;
 pub mod anthropic;
 pub mod auth;
 pub mod azure;

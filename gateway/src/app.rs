@@ -16,7 +16,7 @@ use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
-use crate::api::{azure, receipts, rerank, responses, tokenize};
+use crate::api::{admin as operator, azure, receipts, rerank, responses, tokenize};
 use crate::metrics::Sample;
 use crate::registry::Served;
 use layers::{HeaderLimits, Observed};
@@ -69,9 +69,14 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .layer(from_fn_with_state(observed, layers::observe))
 }
 
-/// The private listener: health, metrics. No keys; keep it away from customers.
-pub fn admin(api: Shared) -> Router {
-    Router::new()
+/// The private listener: health and metrics without keys, administration with admin keys. Keep it away from customers.
+pub fn admin(api: Shared, max_headers: usize, max_header_bytes: usize) -> Router {
+    let observed = Observed { metrics: Arc::clone(&api.serving.metrics) };
+    let operated = operator::routes()
+        .layer(from_fn(layers::catch_panic))
+        .layer(from_fn_with_state(HeaderLimits { max_headers, max_header_bytes }, layers::check_protocol))
+        .layer(from_fn_with_state(observed, layers::observe));
+    operated
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))

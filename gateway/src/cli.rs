@@ -1,7 +1,10 @@
 //! The command line.
 
+mod admin_keys;
+mod credits;
 mod fetch;
 mod keys;
+mod orgs;
 mod reports;
 mod serve;
 
@@ -45,6 +48,15 @@ enum Command {
     /// API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Keys of the operator, for the admin listener
+    #[command(subcommand)]
+    AdminKeys(admin_keys::AdminKeysCommand),
+    /// Organisations: who pays
+    #[command(subcommand)]
+    Orgs(orgs::OrgsCommand),
+    /// Credit of organisations
+    #[command(subcommand)]
+    Credits(credits::CreditsCommand),
     /// Tokens and cost by organisation, project, key and model
     Usage(reports::UsageArgs),
     /// Write the bill, by request or by the hour
@@ -102,6 +114,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(configured(&args, cli.data)?, false),
         Command::Pull { model } => fetch::pull(&model, &defaults(cli.data)?),
         Command::Keys(command) => keys::run(command, &defaults(cli.data)?.data.dir),
+        Command::AdminKeys(command) => admin_keys::run(command, &defaults(cli.data)?.data.dir),
+        Command::Orgs(command) => orgs::run(command, &defaults(cli.data)?.data.dir),
+        Command::Credits(command) => credits::run(command, &defaults(cli.data)?.data.dir),
         Command::Usage(args) => reports::usage(&args, &defaults(cli.data)?.data.dir),
         Command::Export(args) => {
             let config = with_file(args.config.as_deref(), cli.data)?;

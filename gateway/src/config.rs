@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::money::{MoneyError, RateCard};
+use crate::money::{MoneyError, PriceVersion, RateCard};
 
 mod budget;
 mod guard;
@@ -207,7 +207,16 @@ impl Config {
 
     /// The prices as a rate card. After a successful [`Config::load`] it cannot fail.
     pub fn rate_card(&self) -> Result<RateCard, ConfigError> {
-        self.tiers.complete(self.money.rate_card()?)
+        self.rate_card_with(&[])
+    }
+
+    /// The prices together with versions that were added later, none of which may begin at the instant of another.
+    pub fn rate_card_with(&self, added: &[PriceVersion]) -> Result<RateCard, ConfigError> {
+        let mut versions = self.money.rate_card()?.versions().to_vec();
+        versions.extend_from_slice(added);
+        let card = RateCard::new(versions)
+            .map_err(|source| ConfigError::Money { key: "money.price".to_owned(), source })?;
+        self.tiers.complete(card)
     }
 }
 

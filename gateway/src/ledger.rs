@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::config::LedgerSection;
 use crate::money::Picos;
 
+mod balance;
 mod balances;
 mod book;
 mod credit;
@@ -34,6 +35,7 @@ pub mod usage;
 pub mod verify;
 mod writer;
 
+pub use balance::{Balance, GrantLeft, balance};
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use evidence::{Evidence, Evidences};
 pub use period::{Period, PeriodError};

@@ -11,19 +11,23 @@ mod funds;
 mod inflight;
 mod lifecycle;
 mod meter;
+mod rates;
 mod step;
 mod streams;
 mod tiers;
 mod tokenise;
+mod upkeep;
 
 pub use admission::{AdmitError, Job};
 pub use delivery::{Delivery, WireState};
 pub use embedding::{EmbedJob, Embedded};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
+pub use rates::Rates;
 pub use step::{Cause, Receipt, Step};
 pub use tiers::{TierError, TierPolicy, names as tier_names};
 pub use tokenise::{PromptInput, off_thread};
+pub use upkeep::{post_credits, upkeep};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +37,6 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
-use crate::money::RateCard;
 
 /// Time limits and allowances of admitted requests.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +70,7 @@ pub struct Serving {
     /// Requests, tokens and concurrency.
     pub limiter: Limiter,
     /// Prices.
-    pub rates: RateCard,
+    pub rates: Rates,
     /// Who may use which tier, and their weights.
     pub tiers: TierPolicy,
     /// Time limits and allowances.
@@ -83,7 +86,7 @@ pub struct Serving {
 
 impl Serving {
     /// Nothing in flight yet.
-    pub fn new(ledger: Ledger, rates: RateCard, config: &Config, lifecycle: Lifecycle) -> Self {
+    pub fn new(ledger: Ledger, rates: Rates, config: &Config, lifecycle: Lifecycle) -> Self {
         Self {
             ledger,
             limiter: Limiter::new(&config.limits),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::budgets::{Budget, Rules};
 use super::secret::{self, ADMIN_SECRET_PREFIX, SECRET_PREFIX};
 use super::types::{
-    AdminKeyRow, AuditRow, CreatedKey, Identity, KeyLimits, KeyRow, Names, NewKey, OrgRow, ProjectRow,
-    ProjectSettings,
+    AdminKeyRow, AuditFilter, AuditRow, CreatedKey, Identity, KeyLimits, KeyRow, Names, NewKey, OrgRow,
+    ProjectRow, ProjectSettings,
 };
 use super::{AccountsError, AuthError, cache, store};
 use crate::config::{BudgetPeriod, BudgetRule, BudgetScope};
@@ -53,7 +53,7 @@ impl Accounts {
         Self { inner: self.inner.clone(), actor: actor.into() }
     }
 
-    fn acting(&self, now_ms: u64) -> By<'_> {
+    pub(super) fn acting(&self, now_ms: u64) -> By<'_> {
         By { actor: &self.actor, now_ms }
     }
 
@@ -255,9 +255,9 @@ impl Accounts {
         self.inner.change(|db| store::admin_keys::revoke(db, &by, id))
     }
 
-    /// Up to `limit` lines of the audit log older than line `before`, the newest first.
-    pub fn audit_log(&self, before: i64, limit: usize) -> Result<Vec<AuditRow>, AccountsError> {
-        self.inner.read(|db| store::audit::list(db, before, limit))
+    /// Up to `limit` lines of the audit log that pass the filter, the newest first.
+    pub fn audit_log(&self, filter: &AuditFilter, limit: usize) -> Result<Vec<AuditRow>, AccountsError> {
+        self.inner.read(|db| store::audit::list(db, filter, limit))
     }
 
     /// Names of every organisation, project and key by id.

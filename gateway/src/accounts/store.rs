@@ -3,8 +3,10 @@
 pub(super) mod admin_keys;
 pub(super) mod audit;
 pub(super) mod budgets;
+pub(super) mod credits;
 pub(super) mod keys;
 pub(super) mod orgs;
+pub(super) mod prices;
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -197,7 +197,7 @@ fn every_change_is_in_the_audit_log() {
     by.revoke_key(&key.id, 5).unwrap();
     by.revoke_admin_key(&admin.id, 6).unwrap();
     assert_eq!(accounts.authenticate_admin(&secret, 7), Err(AuthError::Unknown));
-    let log = accounts.audit_log(i64::MAX, 100).unwrap();
+    let log = accounts.audit_log(&AuditFilter::default(), 100).unwrap();
     let lines: Vec<_> = log.iter().rev().map(|row| (row.actor.as_str(), row.event.as_str())).collect();
     let ops = admin.id.as_str();
     assert_eq!(
@@ -217,7 +217,15 @@ fn every_change_is_in_the_audit_log() {
     assert!(disabled.before.as_ref().unwrap().contains("\"disabled_ms\":null"), "{disabled:?}");
     assert!(disabled.after.as_ref().unwrap().contains("\"disabled_ms\":4"), "{disabled:?}");
     assert!(!format!("{log:?}").contains(&key.secret) && !format!("{log:?}").contains(&secret));
-    assert_eq!(accounts.audit_log(log[1].seq, 1).unwrap(), [log[2].clone()]);
+    let filtered = |filter: AuditFilter| accounts.audit_log(&filter, 1).unwrap();
+    let below = AuditFilter { below: Some(log[1].seq), ..AuditFilter::default() };
+    assert_eq!(filtered(below), [log[2].clone()]);
+    let above = AuditFilter { above: Some(log[2].seq), ..AuditFilter::default() };
+    assert_eq!(filtered(above), [log[1].clone()]);
+    let of = AuditFilter { objects: vec![log[2].object_id.clone()], ..AuditFilter::default() };
+    assert_eq!(filtered(of)[0].object_id, log[2].object_id);
+    let none = AuditFilter { events: vec!["no.event".to_owned()], ..AuditFilter::default() };
+    assert!(filtered(none).is_empty());
     let db = rusqlite::Connection::open(dir.path().join("spillway.db")).unwrap();
     assert!(db.execute("UPDATE audit SET actor = 'x'", []).is_err());
     assert!(db.execute("DELETE FROM audit", []).is_err());

@@ -257,6 +257,27 @@ pub struct AuditRow {
     pub after: Option<String>,
 }
 
+/// Which lines of the audit log are wanted; what is empty lets all pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Only lines with a smaller number.
+    pub below: Option<i64>,
+    /// Only lines with a larger number.
+    pub above: Option<i64>,
+    /// Not before this instant, Unix milliseconds.
+    pub from_ms: Option<u64>,
+    /// Before this instant.
+    pub to_ms: Option<u64>,
+    /// What happened, as `object.verb`.
+    pub events: Vec<String>,
+    /// Who did it.
+    pub actors: Vec<String>,
+    /// Projects of the objects.
+    pub projects: Vec<String>,
+    /// Ids of the objects.
+    pub objects: Vec<String>,
+}
+
 /// Names by id, for reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(pub HashMap<String, String>);

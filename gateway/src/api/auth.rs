@@ -60,7 +60,7 @@ impl Caller {
 }
 
 /// The one key of a request; several are as bad as none, because proxies would disagree on which counts.
-fn secret(headers: &HeaderMap) -> Result<&str, AuthError> {
+pub(super) fn secret(headers: &HeaderMap) -> Result<&str, AuthError> {
     let mut found = None;
     for name in [header::AUTHORIZATION.as_str(), "api-key", "x-api-key"] {
         for value in headers.get_all(name) {

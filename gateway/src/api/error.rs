@@ -124,12 +124,16 @@ table! {
     ResponseNotFound => 404 "invalid_request_error" "response_not_found" No;
     /// No receipt of this caller under this id.
     ReceiptNotFound => 404 "invalid_request_error" "receipt_not_found" No;
+    /// Nothing of this id.
+    NotFound => 404 "invalid_request_error" "not_found" No;
     /// No such route.
     UnknownUrl => 404 "invalid_request_error" "unknown_url" No;
     /// The route exists with other methods.
     MethodNotAllowed => 405 "invalid_request_error" "method_not_allowed" No;
     /// The request or its answer took too long.
     RequestTimeout => 408 "timeout" "request_timeout" Later;
+    /// The name is taken.
+    AlreadyExists => 409 "invalid_request_error" "already_exists" Never;
     /// The body is larger than the limit.
     RequestTooLarge => 413 "invalid_request_error" "request_too_large" No;
     /// The request line is longer than the limit.
@@ -140,6 +144,8 @@ table! {
     UnsupportedEncoding => 415 "invalid_request_error" "unsupported_encoding" No;
     /// An expectation other than `100-continue`.
     ExpectationFailed => 417 "invalid_request_error" "expectation_failed" No;
+    /// The key stands for another request.
+    IdempotencyKeyReuse => 422 "invalid_request_error" "idempotency_key_reuse" No;
     /// Requests per minute or concurrency.
     RateRequests => 429 "requests" "rate_limit_exceeded" Later;
     /// Tokens per minute.

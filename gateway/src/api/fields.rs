@@ -43,6 +43,11 @@ impl Fields {
         self.rest.swap_remove(key).filter(|value| *value != Json::Null)
     }
 
+    /// Whether the field is there as `null`, which readers take for absent.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.rest.get(key) == Some(&Json::Null)
+    }
+
     /// Takes a boolean.
     pub fn boolean(&mut self, key: &str) -> ApiResult<Option<bool>> {
         match self.take(key) {

@@ -9,9 +9,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
-use crate::api::anthropic;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::scope::Scope;
+use crate::api::{admin, anthropic};
 use crate::metrics::Metrics;
 
 /// Longest request target; routes are short and take no query.
@@ -96,7 +96,8 @@ const ROUTES: &[&str] = &[
 /// Turns a panic into a 500, and notes the route.
 pub(super) async fn catch_panic(request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.and_then(|path| ROUTES.iter().copied().find(|route| *route == path.as_str()));
+    let known = ROUTES.iter().chain(&admin::ROUTES).copied();
+    let route = matched.and_then(|path| known.into_iter().find(|route| *route == path.as_str()));
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = outcome.unwrap_or_else(|_| {
         let message =

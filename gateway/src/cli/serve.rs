@@ -21,7 +21,7 @@ use crate::receipts::Signer;
 use crate::registry::{Registry, Served};
 use crate::responses::Store;
 use crate::server::{self, Options, Signals};
-use crate::serving::{Lifecycle, Serving, unix_ms};
+use crate::serving::{Lifecycle, Rates, Serving, unix_ms, upkeep};
 
 /// Keys and values are kept as 16-bit floats.
 const BYTES_PER_VALUE: usize = 2;
@@ -53,7 +53,8 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let models = start_models(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
-    let serving = Serving::new(ledger.clone(), config.rate_card()?, &config, lifecycle.clone());
+    let rates = Rates::new(&config, &accounts.list_prices()?)?;
+    let serving = Serving::new(ledger.clone(), rates, &config, lifecycle.clone());
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
     let api =
         Arc::new(Api::new(accounts, Arc::new(serving), responses, models.clone(), guard, signer, &config));
@@ -81,13 +82,16 @@ async fn serve(
     let signals = tokio::spawn(signals.drive(lifecycle.clone(), drain));
     let public = app::public(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
     // It outlives the drain, which is worth watching; its own lifecycle never ends.
-    let private =
-        tokio::spawn(server::serve(admin, app::admin(Arc::clone(&api)), options, Lifecycle::default()));
+    let private = app::admin(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
+    let private = tokio::spawn(server::serve(admin, private, options, Lifecycle::default()));
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&api.serving), api.accounts.clone()));
     tokio::spawn(server::serve(listener, public, options, lifecycle)).await?;
     // Answers without a connection are streams like all others: they end by themselves, or when they are cut.
     api.background.idle().await;
     signals.abort();
     private.abort();
+    upkeep.abort();
+    api.accounts.save_last_used()?;
     tracing::info!("ended");
     Ok(())
 }

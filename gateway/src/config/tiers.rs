@@ -62,15 +62,16 @@ impl Tiers {
         }
     }
 
-    /// Adds to each version of a default price those of the tiers for which the model has no price of its own. A fraction
-    /// of a pico-USD is rounded up.
+    /// Adds to each version of a default price those of the tiers, until the model has a price of its own for the tier. A
+    /// fraction of a pico-USD is rounded up.
     pub(super) fn complete(&self, card: RateCard) -> Result<RateCard, ConfigError> {
-        let own = |model: &str, tier: Tier| {
-            card.versions().iter().any(|version| version.model == model && version.tier == tier.name())
+        let is_own = |base: &PriceVersion, tier: Tier| {
+            let mut own = card.versions().iter().filter(|v| v.model == base.model && v.tier == tier.name());
+            own.any(|version| version.effective_from_ms <= base.effective_from_ms)
         };
         let mut versions = card.versions().to_vec();
         for base in card.versions().iter().filter(|version| version.tier == Tier::Default.name()) {
-            for tier in Tier::ALL.into_iter().filter(|tier| !own(&base.model, *tier)) {
+            for tier in Tier::ALL.into_iter().filter(|tier| !is_own(base, *tier)) {
                 versions.push(derived(base, tier, self.percent(tier)).map_err(money)?);
             }
         }
@@ -120,6 +121,7 @@ mod tests {
         assert_eq!(price("priority"), Some((175_000, 6, 700_000)));
         assert_eq!(price("batch"), Some((50_000, 2, 200_000)));
         assert_eq!(price("flex"), Some((1, 1, 1)), "its own price");
+        assert_eq!(card.at("m", "flex", 8).map(|v| v.output.0), Some(200_000), "before its own price");
         assert_eq!(card.at("m", "batch", 6), None, "not before the default price");
     }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::details::Details;
 use crate::accounts::Budget;
+pub use crate::accounts::CreditKind;
 use crate::civil;
 pub use crate::config::{BudgetPeriod, BudgetScope};
 pub use crate::money::Tokens;
@@ -63,15 +64,6 @@ pub struct Credit {
     pub note: String,
     /// When, Unix milliseconds.
     pub at_ms: u64,
-}
-
-/// Why a balance changes without a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CreditKind {
-    /// Paid in, or given.
-    Grant,
-    /// A bill was wrong.
-    Correction,
 }
 
 /// The final account of a request.

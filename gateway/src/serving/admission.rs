@@ -138,8 +138,7 @@ impl Serving {
         let price = self
             .rates
             .at(&engine.card().id, job.tier.name(), unix_ms())
-            .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?
-            .clone();
+            .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?;
         let funds = Funds::new(price.clone(), &plan)?;
         let amount = funds.amount()?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);

@@ -50,11 +50,8 @@ impl Serving {
         let total: usize = job.inputs.iter().map(|input| input.tokens.len()).sum();
         let tokens = u32::try_from(total).map_err(|_| AdmitError::Internal("too many tokens".to_owned()))?;
         let model = &embedder.card().id;
-        let price = self
-            .rates
-            .at(model, TIER.name(), unix_ms())
-            .ok_or_else(|| AdmitError::NoPrice(model.clone()))?
-            .clone();
+        let price =
+            self.rates.at(model, TIER.name(), unix_ms()).ok_or_else(|| AdmitError::NoPrice(model.clone()))?;
         let amount = price.uncached_input.times(tokens)?;
         let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
         let hold = HoldRequest {

@@ -4,7 +4,7 @@ use engine::SubmitError;
 use serde_json::json;
 
 use super::{ApiError, Code};
-use crate::accounts::AuthError;
+use crate::accounts::{AccountsError, AuthError};
 use crate::civil;
 use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
@@ -44,6 +44,29 @@ impl From<AuthError> for ApiError {
             .retry_after_ms(1_000),
         }
     }
+}
+
+impl From<AccountsError> for ApiError {
+    fn from(error: AccountsError) -> Self {
+        let message = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            AccountsError::Name { .. } => Self::param(Code::InvalidValue, "name", message),
+            AccountsError::Setting { what, .. } => Self::param(Code::InvalidValue, what, message),
+            AccountsError::Range { .. } | AccountsError::Ambiguous { .. } => {
+                Self::new(Code::InvalidValue, message)
+            }
+            AccountsError::NoSuchKey(_) | AccountsError::NoSuchName { .. } => {
+                Self::new(Code::NotFound, message)
+            }
+            AccountsError::Exists { .. } => Self::new(Code::AlreadyExists, message),
+            other => server_error(&other.to_string()),
+        }
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 impl From<LimitError> for ApiError {

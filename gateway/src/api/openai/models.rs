@@ -60,7 +60,7 @@ pub async fn retrieve(
 
 fn model(api: &Shared, served: &Served) -> Model {
     let card = served.card();
-    let pricing = prices(&api.serving.rates, &card.id, unix_ms());
+    let pricing = prices(&api.serving.rates.card(), &card.id, unix_ms());
     let (context_length, max_output_tokens, capacity, supported): (_, _, _, &[&str]) = match served {
         Served::Engine(engine) => {
             let capacity = Capacity {

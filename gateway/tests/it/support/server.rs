@@ -177,6 +177,30 @@ impl Server {
         self.exchange(self.admin, Method::Get, path, &[], None)
     }
 
+    /// Speaks to the private listener with an admin key.
+    pub(crate) fn operate(&self, method: Method, path: &str, key: &str, body: Option<&Value>) -> Reply {
+        self.operate_raw(method, path, &[("Authorization", &format!("Bearer {key}"))], body)
+    }
+
+    /// Speaks to the private listener.
+    pub(crate) fn operate_raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Reply {
+        let body = body.map(Value::to_string);
+        self.exchange(self.admin, method, path, headers, body.as_ref().map(String::as_bytes))
+    }
+
+    /// Makes an admin key.
+    pub(crate) fn admin_key(&self) -> String {
+        let output = self.cli(&["admin-keys", "create", "--name", "test"]);
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).expect("a key is text").trim().to_owned()
+    }
+
     /// Posts JSON with a bearer key.
     pub(crate) fn post(&self, path: &str, key: &str, body: &Value) -> Reply {
         self.post_raw(path, &[("Authorization", &format!("Bearer {key}"))], body.to_string().as_bytes())
