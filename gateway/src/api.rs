@@ -10,6 +10,7 @@ pub mod error;
 pub mod fields;
 pub mod functions;
 pub mod generation;
+pub mod idempotency;
 pub mod json;
 pub mod openai;
 pub mod organization;
@@ -31,6 +32,7 @@ use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::{Accounts, Identity};
 use crate::config::{Config, EmbeddingSection, Limits};
 use crate::guard::Guard;
+use crate::idempotency::Idempotency;
 use crate::receipts::Signer;
 use crate::registry::{Registry, Served};
 use crate::responses::{Background, Store};
@@ -46,6 +48,8 @@ pub struct Api {
     pub models: Registry,
     /// Answers that are kept.
     pub responses: Arc<Store>,
+    /// Keys of requests that may be sent twice.
+    pub idempotency: Idempotency,
     /// Answers in the making that no client has to wait for.
     pub background: Background,
     /// When the model was loaded, Unix seconds.
@@ -62,6 +66,14 @@ pub struct Api {
     pub reports: organization::ReportSource,
 }
 
+/// What is kept of requests.
+pub struct Kept {
+    /// Answers for a later `GET`.
+    pub responses: Arc<Store>,
+    /// Answers to requests that may be sent twice.
+    pub idempotency: Idempotency,
+}
+
 /// Handle of [`Api`] in handlers.
 pub type Shared = Arc<Api>;
 
@@ -70,7 +82,7 @@ impl Api {
     pub fn new(
         accounts: Accounts,
         serving: Arc<Serving>,
-        responses: Arc<Store>,
+        kept: Kept,
         models: Registry,
         guard: Guard,
         signer: Signer,
@@ -87,7 +99,8 @@ impl Api {
             accounts,
             serving,
             models,
-            responses,
+            responses: kept.responses,
+            idempotency: kept.idempotency,
             background: Background::default(),
             created: unix_ms() / 1_000,
             guard,

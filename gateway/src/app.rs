@@ -16,7 +16,7 @@ use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
-use crate::api::{admin as operator, azure, receipts, rerank, responses, tokenize};
+use crate::api::{admin as operator, azure, idempotency, receipts, rerank, responses, tokenize};
 use crate::metrics::Sample;
 use crate::registry::Served;
 use layers::{HeaderLimits, Observed};
@@ -60,9 +60,10 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         // Both in the same shape as every other refusal; axum adds `Allow`.
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(api)
+        .with_state(Arc::clone(&api))
         // Innermost, so that a panicking handler still gets headers, log line and count. Its guard has ended the request.
         .layer(from_fn(layers::catch_panic))
+        .layer(from_fn_with_state(api, idempotency::once))
         // What hyper lets through but HTTP forbids, and limits with an answer in our shape.
         .layer(from_fn_with_state(HeaderLimits { max_headers, max_header_bytes }, layers::check_protocol))
         // Outermost: every answer, whoever made it, has an id, a duration and a line in the log.

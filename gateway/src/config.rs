@@ -23,8 +23,8 @@ pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EmbeddingSection, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
-    ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
+    Bound, Data, EmbeddingSection, EngineSection, IdempotencySection, LedgerSection, Limits, ModelRule,
+    ModelSection, Reports, ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -56,6 +56,8 @@ pub struct Config {
     pub ledger: LedgerSection,
     /// Answers that are kept.
     pub responses: ResponsesSection,
+    /// Requests that may be sent twice.
+    pub idempotency: IdempotencySection,
     /// Reports and exports.
     pub reports: Reports,
 }
@@ -150,6 +152,7 @@ impl Config {
         self.embedding.check_bounds()?;
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
+        self.idempotency.check_bounds()?;
         self.guard.validate()?;
         self.reports.check_bounds()?;
         for (key, value) in [("provider", &self.reports.provider), ("region", &self.reports.region)] {

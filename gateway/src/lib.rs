@@ -1,7 +1,7 @@
 //! Spillway's gateway: HTTP, identity, limits and money around the engine.
 //!
 //! It knows nothing of tensors, blocks or devices. Modules form a row and each uses only those before it:
-//! `civil`, `money`, `config`, `sqlite` < `accounts`, `guard`, `limits`, `ledger`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
+//! `civil`, `money`, `config`, `sqlite` < `accounts`, `guard`, `limits`, `ledger`, `idempotency`, `metrics` < `serving` < `api` < `app` < `server` < `cli`.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -11,6 +11,7 @@ pub mod civil;
 pub mod cli;
 pub mod config;
 pub mod guard;
+pub mod idempotency;
 pub mod ledger;
 pub mod limits;
 pub mod metrics;

@@ -35,17 +35,22 @@ pub async fn read_json(
     body: Body,
     limits: BodyLimits,
 ) -> ApiResult<Json> {
+    let bytes = read_bytes(headers, body, limits).await?;
+    scope.note_body(Sha256::digest(&bytes).into());
+    json::parse(&bytes, limits.max_depth).map_err(refusal)
+}
+
+/// The body as it came.
+pub async fn read_bytes(headers: &HeaderMap, body: Body, limits: BodyLimits) -> ApiResult<Bytes> {
     check_headers(headers)?;
     let announced = body.size_hint().exact().or_else(|| body.size_hint().upper());
     let most = if headers.contains_key(header::EXPECT) { 1 } else { DISCARD_FACTOR };
     if announced.is_some_and(|bytes| bytes > limits.max_bytes.saturating_mul(most) as u64) {
         return Err(too_large(limits.max_bytes));
     }
-    let bytes = tokio::time::timeout(limits.deadline, read_bounded(body, limits.max_bytes))
+    tokio::time::timeout(limits.deadline, read_bounded(body, limits.max_bytes))
         .await
-        .map_err(|_| timed_out(limits.deadline))??;
-    scope.note_body(Sha256::digest(&bytes).into());
-    json::parse(&bytes, limits.max_depth).map_err(refusal)
+        .map_err(|_| timed_out(limits.deadline))?
 }
 
 fn check_headers(headers: &HeaderMap) -> ApiResult<()> {

@@ -132,6 +132,8 @@ table! {
     MethodNotAllowed => 405 "invalid_request_error" "method_not_allowed" No;
     /// The request or its answer took too long.
     RequestTimeout => 408 "timeout" "request_timeout" Later;
+    /// What the key stands for was billed, and its answer is not there.
+    IdempotencyAnswerGone => 409 "invalid_request_error" "idempotency_answer_gone" Never;
     /// The name is taken.
     AlreadyExists => 409 "invalid_request_error" "already_exists" Never;
     /// The body is larger than the limit.

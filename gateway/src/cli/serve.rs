@@ -12,11 +12,12 @@ use tokio::net::TcpListener;
 
 use super::{Failure, fetch};
 use crate::accounts::{Accounts, NewKey};
-use crate::api::Api;
+use crate::api::{Api, Kept};
 use crate::app;
 use crate::config::{Config, DEMO_EMBEDDER, EmbeddingSection, ModelRule, make_private_dir};
 use crate::guard::Guard;
-use crate::ledger::Ledger;
+use crate::idempotency::Idempotency;
+use crate::ledger::{Ledger, was_billed};
 use crate::receipts::Signer;
 use crate::registry::{Registry, Served};
 use crate::responses::Store;
@@ -49,6 +50,8 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
     let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
     let responses = Arc::new(Store::open(&config.data.dir, &config.responses, unix_ms())?);
+    let billed = |id: &str| was_billed(&config.data.dir, id).map_err(|error| error.to_string());
+    let idempotency = Idempotency::open(&config.data.dir, &config.idempotency, billed)?;
     let signer = Signer::open(&config.data.dir)?;
     let models = start_models(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
@@ -56,8 +59,8 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let rates = Rates::new(&config, &accounts.list_prices()?)?;
     let serving = Serving::new(ledger.clone(), rates, &config, lifecycle.clone());
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
-    let api =
-        Arc::new(Api::new(accounts, Arc::new(serving), responses, models.clone(), guard, signer, &config));
+    let kept = Kept { responses, idempotency };
+    let api = Arc::new(Api::new(accounts, Arc::new(serving), kept, models.clone(), guard, signer, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
     announce(&config, addresses, is_demo, key.as_deref())?;
@@ -88,6 +91,7 @@ async fn serve(
     tokio::spawn(server::serve(listener, public, options, lifecycle)).await?;
     // Answers without a connection are streams like all others: they end by themselves, or when they are cut.
     api.background.idle().await;
+    api.idempotency.idle().await;
     signals.abort();
     private.abort();
     upkeep.abort();

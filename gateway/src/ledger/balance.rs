@@ -44,6 +44,16 @@ impl Balance {
     }
 }
 
+/// Whether a request that has ended cost something; false for one that the ledger does not know.
+pub fn was_billed(dir: &Path, request_id: &str) -> Result<bool, LedgerError> {
+    let db = match reader::open(dir) {
+        Err(LedgerError::Missing(_)) => return Ok(false),
+        opened => opened?,
+    };
+    let sql = "SELECT cost_picos > 0 FROM transfers WHERE request_id = ?1 AND kind IN ('settle', 'void')";
+    Ok(db.query_row(sql, [request_id], |row| row.get(0)).optional()?.unwrap_or(false))
+}
+
 /// The balance of an organisation in the ledger of `dir`, zero where there is none yet; works while a server writes.
 pub fn balance(dir: &Path, org_id: &str) -> Result<Balance, LedgerError> {
     let db = match reader::open(dir) {

@@ -17,6 +17,7 @@ mod drain;
 mod embeddings;
 mod guard;
 mod hub;
+mod idempotency;
 mod limits;
 mod messages;
 mod raw_http;
