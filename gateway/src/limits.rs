@@ -40,6 +40,17 @@ pub enum LimitKind {
     Concurrency,
 }
 
+impl LimitKind {
+    /// The spelling in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitKind::Requests => "requests_per_minute",
+            LimitKind::Tokens => "tokens_per_minute",
+            LimitKind::Concurrency => "concurrency",
+        }
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -71,8 +82,14 @@ pub struct LimitError {
     pub limit: u32,
     /// Taken at this moment (reserved or used, not yet refilled).
     pub used: u32,
+    /// The part of `used` that requests in flight have reserved and may give back.
+    pub reserved: u32,
     /// What the request needs.
     pub requested: u32,
+    /// What would be admitted at this moment.
+    pub admitted_now: u32,
+    /// Time until all of the limit would be, if nobody came; for concurrency an estimate.
+    pub reset_ms: u64,
     /// When the same request fits if nobody else comes first; for concurrency an estimate. `None`: it never fits.
     pub retry_after_ms: Option<u64>,
 }

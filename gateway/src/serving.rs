@@ -4,6 +4,7 @@
 //! them exactly once, however the request ends.
 
 mod admission;
+mod allowance;
 mod checkpoint;
 mod delivery;
 mod embedding;
@@ -32,6 +33,8 @@ pub use upkeep::{post_credits, upkeep};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use allowance::Allowances;
 
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -79,6 +82,8 @@ pub struct Serving {
     pub metrics: Arc<Metrics>,
     /// Whether the server is going down.
     pub lifecycle: Lifecycle,
+    /// Output to reserve at first.
+    allowances: Allowances,
     /// Recent duration of admitted requests, for honest `retry-after`.
     typical_ms: AtomicU64,
     started: Instant,
@@ -95,6 +100,7 @@ impl Serving {
             options: Options::of(config),
             metrics: Arc::default(),
             lifecycle,
+            allowances: Allowances::new(&config.limits),
             typical_ms: AtomicU64::new(1_000),
             started: Instant::now(),
         }

@@ -125,6 +125,14 @@ section! {
         /// Output tokens reserved and held at first; extended while decoding, so an unset `max_tokens` never
         /// reserves the model's maximum.
         output_allowance_tokens: u32 = 256, 1, 1_000_000, "tokens";
+        /// Once enough answers of a key and model are known, what this part of them stayed within is reserved instead.
+        output_quantile_percent: u32 = 90, 1, 100, "%";
+        /// Answers after which a key and model is known well enough.
+        output_learn_after: u32 = 16, 1, 64, "answers";
+        /// Most that is reserved at first of what was learned; long answers are covered as they come.
+        output_learned_max_tokens: u32 = 4096, 1, 1_000_000, "tokens";
+        /// Pairs of key and model that are remembered, about 200 bytes each; beyond it all are learned anew.
+        output_learned_pairs: usize = 16_384, 1, 16_777_216, "pairs";
         /// Choices of one request; each is a sequence of its own.
         max_n: u32 = 8, 1, 128, "choices";
         /// Messages of a chat.

@@ -14,8 +14,17 @@ pub(super) struct Bucket {
     level: i64,
     at_ms: u64,
     next_ticket: u64,
-    /// Open reservations, oldest first: ticket and shadow level.
-    open: Vec<(u64, i64)>,
+    /// Open reservations, oldest first.
+    open: Vec<Open>,
+}
+
+/// An open reservation.
+#[derive(Clone, Debug)]
+struct Open {
+    ticket: u64,
+    /// The level of a bucket that was full just after the take.
+    shadow: i64,
+    units: u32,
 }
 
 impl Bucket {
@@ -48,22 +57,27 @@ impl Bucket {
         self.take(units);
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.open.push((ticket, scaled(self.limit)));
+        self.open.push(Open { ticket, shadow: scaled(self.limit), units });
         ticket
     }
 
     /// Closes the reservation; `units` of it were not used.
     pub(super) fn give_back(&mut self, ticket: u64, units: u32) {
-        let Ok(at) = self.open.binary_search_by_key(&ticket, |&(open, _)| open) else { return };
-        let (_, shadow) = self.open.remove(at);
+        let Ok(at) = self.open.binary_search_by_key(&ticket, |open| open.ticket) else { return };
+        let Open { shadow, .. } = self.open.remove(at);
         let restore = |level: &mut i64| *level = level.saturating_add(scaled(units)).min(shadow);
         restore(&mut self.level);
         // The take lies after the takes of older reservations only, so only their shadows held it.
-        self.open[..at].iter_mut().for_each(|(_, level)| restore(level));
+        self.open[..at].iter_mut().for_each(|open| restore(&mut open.shadow));
     }
 
     pub(super) fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Units of all open reservations.
+    pub(super) fn reserved(&self) -> u32 {
+        self.open.iter().fold(0, |sum, open| sum.saturating_add(open.units))
     }
 
     /// Whole units that would be admitted now.
@@ -92,7 +106,7 @@ impl Bucket {
 
     fn levels(&mut self, change: impl Fn(i64) -> i64) {
         self.level = change(self.level);
-        self.open.iter_mut().for_each(|(_, level)| *level = change(*level));
+        self.open.iter_mut().for_each(|open| open.shadow = change(open.shadow));
     }
 }
 

@@ -42,12 +42,17 @@ impl ScopeState {
     pub(super) fn refusals(&self, scope: Scope, tokens: u32) -> Vec<LimitError> {
         let rate = |kind, bucket: &Bucket, requested| {
             let wait_ms = bucket.wait_ms(requested);
+            let admitted_now = bucket.remaining().min(bucket.limit());
+            let used = bucket.limit() - admitted_now;
             (wait_ms != Some(0)).then(|| LimitError {
                 scope,
                 kind,
                 limit: bucket.limit(),
-                used: bucket.limit() - bucket.remaining().min(bucket.limit()),
+                used,
+                reserved: bucket.reserved().min(used),
                 requested,
+                admitted_now,
+                reset_ms: bucket.reset_ms(),
                 retry_after_ms: wait_ms,
             })
         };
@@ -56,7 +61,10 @@ impl ScopeState {
             kind: LimitKind::Concurrency,
             limit: self.concurrency,
             used: self.in_flight,
+            reserved: 0,
             requested: 1,
+            admitted_now: 0,
+            reset_ms: CONCURRENCY_RETRY_MS,
             retry_after_ms: (self.concurrency > 0).then_some(CONCURRENCY_RETRY_MS),
         });
         [rate(LimitKind::Requests, &self.requests, 1), rate(LimitKind::Tokens, &self.tokens, tokens), places]

@@ -134,7 +134,8 @@ impl Serving {
         for prompt in std::mem::take(&mut job.prompts) {
             prompts.push(prompt.tokenise(engine).await?);
         }
-        let plan = Plan::new(&prompts, &job, engine.context_len(), self.options.output_allowance);
+        let allowance = self.allowances.of(&job.identity.key_id, &engine.card().id);
+        let plan = Plan::new(&prompts, &job, engine.context_len(), allowance);
         let price = self
             .rates
             .at(&engine.card().id, job.tier.name(), unix_ms())

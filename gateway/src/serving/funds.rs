@@ -25,6 +25,11 @@ impl Funds {
         Ok(Self { price, prompt_cost, covered: plan.covered, limit: plan.output_limit() })
     }
 
+    /// The model that is paid for.
+    pub(super) fn model(&self) -> &str {
+        &self.price.model
+    }
+
     /// What the first hold takes.
     pub(super) fn amount(&self) -> Result<Picos, MoneyError> {
         self.prompt_cost.checked_add(self.price.output.times(self.covered)?).ok_or(MoneyError::OutOfRange)

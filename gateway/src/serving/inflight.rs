@@ -320,6 +320,12 @@ impl InFlight {
             let actual = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
             reservation.settle(actual, self.serving.monotonic_ms());
         }
+        if end == EndReason::Finished {
+            let (key_id, model) = (&self.job.identity.key_id, self.funds.model());
+            for choice in 0..self.streams.len() {
+                self.serving.allowances.note(key_id, model, self.meter.of(choice));
+            }
+        }
         let duration = self.job.arrived.elapsed();
         self.serving.note_duration(duration);
         let metrics = &self.serving.metrics;

@@ -21,6 +21,13 @@ fn check_limited(reply: &Reply) -> Duration {
         .parse()
         .expect("retry-after is whole seconds");
     assert!((1..=120).contains(&seconds), "retry-after is {seconds}: client libraries give up beyond 120");
+    let details = &error["details"];
+    let count = |name: &str| details[name].as_u64().unwrap_or_else(|| panic!("no {name} in {error}"));
+    assert!(["key", "project"].contains(&details["scope"].as_str().unwrap_or_default()), "{error}");
+    assert!(count("requested") > count("admitted_now"), "{error}");
+    assert!(count("used") <= count("limit") && count("reserved") <= count("used"), "{error}");
+    assert!(count("reset_ms") >= count("retry_after_ms"), "{error}");
+    assert_eq!(Some(count("retry_after_ms").to_string().as_str()), reply.header("retry-after-ms"), "{error}");
     match reply.header("retry-after-ms") {
         Some(text) => {
             let milliseconds: u64 = text.parse().expect("retry-after-ms is whole milliseconds");
@@ -35,6 +42,12 @@ fn check_no_money(reply: &Reply) {
     assert_eq!((reply.status(), reply.code().as_str()), (429, "insufficient_quota"), "{}", reply.text());
     assert_eq!(reply.header("x-should-retry"), Some("false"), "{:?}", reply.head);
     assert_eq!(reply.header("retry-after"), None, "waiting does not help: {:?}", reply.head);
+    let details = &reply.json()["error"]["details"];
+    let usd = |name: &str| {
+        let text = details[name].as_str().unwrap_or_else(|| panic!("no {name} in {details}"));
+        text.parse::<f64>().expect("a decimal amount")
+    };
+    assert!(usd("admitted_now_usd") < usd("requested_usd"), "{details}");
 }
 
 #[test]
@@ -218,4 +231,30 @@ fn a_stream_that_outruns_its_budget_is_ended_within_it() {
     }
     eventually("the slot is free", || server.running() == 0);
     server.verify();
+}
+
+/// An unset `max_tokens` reserves what the answers of the key needed before, not a fixed guess.
+#[test]
+fn the_output_allowance_is_learned() {
+    let (server, _) = shared();
+    let key = server.key(KeyOptions {
+        project: "learned",
+        tokens_per_minute: Some(1_500),
+        ..KeyOptions::default()
+    });
+    let body = chat("Hi", json!({"max_tokens": null, "temperature": 0, "stop": [" ", ",", "!"]}));
+    let (mut served, mut prompt) = (0, 0);
+    let limited = loop {
+        let reply = server.chat(&key, &body);
+        if reply.status() != 200 {
+            break reply;
+        }
+        prompt = reply.ok()["usage"]["prompt_tokens"].as_u64().expect("a count");
+        served += 1;
+        assert!(served < 100, "a limit of 1,500 tokens a minute let {served} requests pass");
+    };
+    assert!(served >= 20, "only {served} short answers fit into 1,500 tokens");
+    let details = limited.json()["error"]["details"].clone();
+    let requested = details["requested"].as_u64().unwrap_or_else(|| panic!("no figures in {details}"));
+    assert!(requested <= prompt + 32, "short answers reserve little: {details}, prompt {prompt}");
 }

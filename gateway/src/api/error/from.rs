@@ -8,6 +8,7 @@ use crate::accounts::{AccountsError, AuthError};
 use crate::civil;
 use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
+use crate::money::Picos;
 use crate::responses::StoreError;
 use crate::serving::{AdmitError, Cause, TierError, tier_names};
 
@@ -75,14 +76,19 @@ impl From<LimitError> for ApiError {
             LimitKind::Tokens => Code::RateTokens,
             LimitKind::Requests | LimitKind::Concurrency => Code::RateRequests,
         };
-        let LimitError { scope, kind, limit, used, requested, retry_after_ms } = error;
+        let LimitError { scope, kind, limit, used, reserved, requested, admitted_now, reset_ms, .. } = error;
         let what = format!(
             "Rate limit reached for this {scope}: limit {limit} {kind}, used {used}, requested {requested}."
         );
-        match retry_after_ms {
-            Some(ms) => Self::new(code, format!("{what} Try again in {} ms.", ms)).retry_after_ms(ms),
+        let refused = match error.retry_after_ms {
+            Some(ms) => Self::new(code, format!("{what} Try again in {ms} ms.")).retry_after_ms(ms),
             None => Self::new(code, format!("{what} The request can never fit; make it smaller.")),
-        }
+        };
+        refused.details(json!({
+            "scope": scope.to_string(), "kind": kind.as_str(), "limit": limit, "used": used, "reserved": reserved,
+            "requested": requested, "admitted_now": admitted_now, "reset_ms": reset_ms,
+            "retry_after_ms": error.retry_after_ms,
+        }))
     }
 }
 
@@ -117,7 +123,7 @@ fn budget(short: &BudgetShortage) -> ApiError {
     ApiError::new(Code::InsufficientQuota, message).details(json!({
         "scope": scope.as_str(), "id": id, "period": period.as_str(), "limit_usd": limit.to_usd(),
         "spent_usd": spent.to_usd(), "held_usd": held.to_usd(), "requested_usd": requested.to_usd(),
-        "resets_at": resets,
+        "admitted_now_usd": left(limit.checked_sub(*spent), *held), "resets_at": resets,
     }))
 }
 
@@ -130,7 +136,13 @@ fn credit(short: &CreditShortage) -> ApiError {
     ApiError::new(Code::CreditExhausted, message).details(json!({
         "scope": "organisation", "balance_usd": balance.to_usd(), "credit_line_usd": line.to_usd(),
         "held_usd": held.to_usd(), "requested_usd": requested.to_usd(),
+        "admitted_now_usd": left(balance.checked_add(*line), *held),
     }))
+}
+
+/// What a smaller request could hold at this moment.
+fn left(all: Option<Picos>, held: Picos) -> String {
+    all.and_then(|all| all.checked_sub(held)).unwrap_or_default().max(Picos::ZERO).to_usd()
 }
 
 impl From<LedgerError> for ApiError {
