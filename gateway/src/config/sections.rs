@@ -122,8 +122,7 @@ section! {
         project_tokens_per_minute: u32 = 5_000_000, 0, 4_000_000_000, "tokens/min";
         /// Requests of a project in flight.
         project_concurrency: u32 = 256, 0, 1_000_000, "requests";
-        /// Output tokens reserved and held at first; extended while decoding, so an unset `max_tokens` never
-        /// reserves the model's maximum.
+        /// Output tokens reserved and held at first; extended while decoding, so never the model's maximum at once.
         output_allowance_tokens: u32 = 256, 1, 1_000_000, "tokens";
         /// Once enough answers of a key and model are known, what this part of them stayed within is reserved instead.
         output_quantile_percent: u32 = 90, 1, 100, "%";
@@ -189,12 +188,10 @@ section! {
 }
 
 section! {
-    /// Service tiers, high to low `internal`, `reserved`, `priority`, `default`, `flex`, `batch`: what each is sold for
-    /// and how it stands to the others, and how tenants share one.
+    /// Service tiers, high to low `internal`, `reserved`, `priority`, `default`, `flex`, `batch`, and how tenants share one.
     Tiers, "tiers",
     numbers {
-        /// Price of a tier without a `[[money.price]]` of its own, as a part of the model's default price. The operator's
-        /// own work is booked at list price, so that reports compare.
+        /// Price of a tier without a `[[money.price]]`, as a part of the default price. The operator's own is list price.
         internal_price_percent: u32 = 100, 0, 1000, "%";
         /// The same for reserved capacity.
         reserved_price_percent: u32 = 100, 0, 1000, "%";
@@ -286,13 +283,12 @@ section! {
 }
 
 section! {
-    /// Requests with an `Idempotency-Key`, which may be sent twice and are carried out and billed once.
+    /// Requests with an `Idempotency-Key`, which may be sent twice and are billed once.
     IdempotencySection, "idempotency",
     numbers {
         /// How long a key stands for its first request; clients that retry do so within minutes, jobs within a day.
         ttl_hours: u32 = 24, 1, 8760, "h";
-        /// Largest answer to a request with a key; it is held in memory while it is made, then kept. The longest answers
-        /// of long contexts as a stream take a few MiB.
+        /// Largest answer to a request with a key, held in memory while it is made; streams of long contexts take a few MiB.
         max_answer_kib: usize = 16_384, 64, 1_048_576, "KiB";
         /// Answers kept for one project; beyond it its oldest are dropped, and their keys refused instead of replayed.
         project_mib: usize = 64, 1, 1_048_576, "MiB";
