@@ -217,11 +217,10 @@ impl Worker {
     fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
         let samplers =
             step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| &self.live[&chunk.rank.1].sampler);
-        let mut rows: Vec<_> = samplers.zip(logits.chunks_mut(self.runner.vocab())).collect();
-        if let [(sampler, row)] = &mut rows[..] {
-            return vec![sampler.sample(row)];
-        }
-        rows.into_par_iter().map(|(sampler, row)| sampler.sample(row)).collect()
+        let rows = samplers.zip(logits.chunks_mut(self.runner.vocab()));
+        let mut rows: Vec<_> = rows.map(|(sampler, row)| (sampler, row, Err(SampleError::Nothing))).collect();
+        kernels::for_each_mut(&mut rows, |(sampler, row, choice)| *choice = sampler.sample(row));
+        rows.into_iter().map(|(_, _, choice)| choice).collect()
     }
 
     fn deliver(&mut self, step: &Step, choices: Vec<Result<Choice, SampleError>>) {

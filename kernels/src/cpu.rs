@@ -16,6 +16,7 @@ use half::f16;
 
 pub use attention::AttentionJob;
 pub use encoder::AddNorm;
+pub use matmul::Fused;
 
 use crate::PackedMatrix;
 use crate::packed::{Kind, PANEL};
@@ -66,17 +67,24 @@ pub(crate) const UNIT: usize = 64;
 /// Activations below this are zero: the inverse of their scale would not be finite.
 pub(crate) const TINY: f32 = 1e-30;
 
+/// The second half of an RMS norm: weight and scale that a row is multiplied with.
+pub(crate) type Scaling<'a> = (&'a [f32], f32);
+
 /// The ops for one instruction set.
 pub struct Path {
     name: &'static str,
-    /// Quantises 32 values a block.
-    quantize: fn(&[f32], &mut [QuantBlock]),
+    /// Quantises 32 values a block; with a norm's weight and scale, their product with both.
+    quantize: fn(&[f32], Option<Scaling<'_>>, &mut [QuantBlock]),
+    /// `1 / sqrt(mean(x^2) + eps)`.
+    norm_scale: fn(&[f32], f32) -> f32,
     /// One panel times `out.len()` rows.
     panel: fn(Kind, &[u8], Rows<'_>, &mut [[f32; PANEL]]),
     /// One row: x, weight, eps, out.
     rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
-    /// One row: gate, up, out.
-    silu_mul: fn(&[f32], &[f32], &mut [f32]),
+    /// gate = silu(gate) * up.
+    gate: fn(&mut [f32], &[f32]),
+    /// Rotates neighbouring pairs: head, and half as many cosines and sines.
+    rotate_pairs: fn(&mut [f32], &[f32], &[f32]),
     /// Queries that see the same positions: q `[rows, head_dim]`, positions, states `[rows]`, sums `[rows, head_dim]`.
     attend: fn(&[f32], Unit<'_>, &mut [Softmax], &mut [f32]),
     widen: fn(&[f16], &mut [f32]),
@@ -114,7 +122,21 @@ impl Path {
     /// # Panics
     /// If the lengths do not match.
     pub fn matmul(&self, x: &[f32], w: &PackedMatrix, out: &mut [f32]) {
-        matmul::run(self, x, w, out);
+        matmul::run(self, x, &[w], &Fused::default(), out);
+    }
+
+    /// The same for matrices that are stacked by rows, fused with what comes before and after. Equal to the separate
+    /// ops, bit for bit, where a gated row is a multiple of 8.
+    ///
+    /// # Panics
+    /// If the lengths do not match.
+    pub fn matmul_fused(&self, x: &[f32], parts: &[&PackedMatrix], fused: &Fused<'_>, out: &mut [f32]) {
+        matmul::run(self, x, parts, fused, out);
+    }
+
+    /// `gate = silu(gate) * up`.
+    fn gate(&self, gate: &mut [f32], up: &[f32]) {
+        (self.gate)(gate, up);
     }
 
     /// Normalises the rows of `x`, each as long as `weight`, into `out`.
@@ -143,7 +165,8 @@ impl Path {
         );
         self.by_rows(out, f, |row, out| {
             let (gate, up) = x[row * 2 * f..][..2 * f].split_at(f);
-            (self.silu_mul)(gate, up, out);
+            out.copy_from_slice(gate);
+            self.gate(out, up);
         });
     }
 
@@ -165,7 +188,7 @@ impl Path {
     }
 
     /// Calls `f` with each row of `out`, on all cores if there is enough to do.
-    fn by_rows(&self, out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    fn by_rows(&self, out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
         parallel::by_rows(out, width, ROW_TASK.div_ceil(width), f);
     }
 }

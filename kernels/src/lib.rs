@@ -2,7 +2,7 @@
 //!
 //! | op | what it does |
 //! |---|---|
-//! | [`matmul`] | activations times a [`PackedMatrix`] (4-bit, 8-bit or float panels) |
+//! | [`matmul`], [`matmul_fused`] | activations times a [`PackedMatrix`] (4-bit, 8-bit or float panels), with the norm before it and the activation or sum after it |
 //! | [`embed`] | rows of a [`PackedMatrix`] as f32 |
 //! | [`attention`] | rotary embedding, write to the paged cache, causal attention over the pages |
 //! | [`attend_all`], [`add_norm`], [`bias_gelu`] | what bidirectional encoders need: no cache, every token sees all |
@@ -15,7 +15,7 @@
 //!
 //! The crate knows nothing about models, sequences or requests. It is the only one with `unsafe` code.
 //!
-//! A step that calls many ops should run inside [`install`], which enters the worker threads once.
+//! An op shares its work among the cores through the crate's own worker threads.
 
 mod activation;
 mod alloc;
@@ -30,6 +30,7 @@ mod meta;
 mod norm;
 mod packed;
 mod parallel;
+mod pool;
 pub mod reference;
 mod rope;
 mod weight_type;
@@ -39,11 +40,12 @@ pub use attention::attention;
 pub use embed::{embed, select_rows};
 pub use encoder::{add_norm, attend_all, bias_gelu};
 pub use layer_cache::LayerCache;
-pub use matmul::matmul;
+pub use matmul::{Fusion, matmul, matmul_fused};
 pub use meta::{AttentionMeta, HeadShape};
 pub use norm::rms_norm;
 pub use packed::{PackError, PackedMatrix};
-pub use parallel::install;
+pub use parallel::for_each_mut;
+pub use pool::on_one_thread;
 pub use rope::RopeTable;
 pub use weight_type::{WeightType, dequantize};
 

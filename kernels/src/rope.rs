@@ -62,16 +62,22 @@ impl RopeTable {
     /// # Panics
     /// If `position` is not below [`Self::max_positions`] or the head is shorter than `rotary_dim`.
     pub fn rotate(&self, position: usize, head: &mut [f32]) {
+        self.rotate_with(rotate_pairs, position, head);
+    }
+
+    /// The same with `pairs` in place of [`rotate_pairs`].
+    pub(crate) fn rotate_with(
+        &self,
+        pairs: impl Fn(&mut [f32], &[f32], &[f32]),
+        position: usize,
+        head: &mut [f32],
+    ) {
         let half = self.rotary_dim / 2;
         let row = &self.table[position * self.rotary_dim..][..self.rotary_dim];
         let (cos, sin) = row.split_at(half);
         let head = &mut head[..self.rotary_dim];
         if self.interleaved {
-            for ((pair, &c), &s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                let (a, b) = (pair[0], pair[1]);
-                pair[0] = a * c - b * s;
-                pair[1] = a * s + b * c;
-            }
+            pairs(head, cos, sin);
         } else {
             let (low, high) = head.split_at_mut(half);
             for (((x, y), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
@@ -80,5 +86,14 @@ impl RopeTable {
                 *y = a * s + b * c;
             }
         }
+    }
+}
+
+/// Rotates the pairs `(2i, 2i + 1)` of `head`.
+pub(crate) fn rotate_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for ((pair, &c), &s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+        let (a, b) = (pair[0], pair[1]);
+        pair[0] = a * c - b * s;
+        pair[1] = a * s + b * c;
     }
 }

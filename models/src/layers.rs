@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use kernels::{AttentionMeta, HeadShape, LayerCache, PackedMatrix, RopeTable};
+use kernels::{AttentionMeta, Fusion, HeadShape, LayerCache, PackedMatrix, RopeTable};
 
 use crate::config::ModelConfig;
 use crate::weights::{WeightError, Weights};
@@ -18,15 +18,24 @@ impl Linear {
         Self { parts }
     }
 
-    /// `[t, cols]` to `[t, rows of all parts]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self.parts.as_slice() {
-            [one] => kernels::matmul(x, one),
-            many => {
-                let outputs = many.iter().map(|w| kernels::matmul(x, w)).collect::<Result<Vec<_>>>()?;
-                Tensor::cat(&outputs, 1)?.contiguous()
-            }
-        }
+    /// `norm(x) W^T`: `[t, cols]` to `[t, rows of all parts]`.
+    pub(crate) fn forward_normed(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        kernels::matmul_fused(x, &self.parts, Fusion { norm: Some(norm.parts()), ..Fusion::default() })
+    }
+
+    /// `silu(gate) * up`, where `norm(x) W^T` is both side by side.
+    fn forward_gated(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        kernels::matmul_fused(
+            x,
+            &self.parts,
+            Fusion { norm: Some(norm.parts()), gated: true, ..Fusion::default() },
+        )
+    }
+
+    /// `residual + x W^T`.
+    fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let fusion = Fusion { residual: Some(residual.clone()), ..Fusion::default() };
+        kernels::matmul_fused(x, &self.parts, fusion)
     }
 }
 
@@ -45,8 +54,8 @@ impl RmsNorm {
         Ok(Self { weight: weights.vector_tensor(name, config.hidden)?, eps: config.rms_eps })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::rms_norm(x, &self.weight, self.eps)
+    fn parts(&self) -> (Tensor, f32) {
+        (self.weight.clone(), self.eps)
     }
 }
 
@@ -94,11 +103,10 @@ impl Block {
         shared: &Shared,
         meta: &Arc<AttentionMeta>,
     ) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.attention_norm.forward(x)?)?;
+        let qkv = self.qkv.forward_normed(x, &self.attention_norm)?;
         let attended = kernels::attention(&qkv, cache, &shared.rope, &shared.shape, meta)?;
-        let x = (x + self.attention_output.forward(&attended)?)?;
-        let gate_up = self.gate_up.forward(&self.feed_forward_norm.forward(&x)?)?;
-        let inner = kernels::silu_mul(&gate_up)?;
-        &x + self.down.forward(&inner)?
+        let x = self.attention_output.forward_onto(&attended, x)?;
+        let inner = self.gate_up.forward_gated(&x, &self.feed_forward_norm)?;
+        self.down.forward_onto(&inner, &x)
     }
 }

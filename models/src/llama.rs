@@ -83,13 +83,6 @@ impl Model for Llama {
         if cache.layers.len() != self.blocks.len() {
             candle_core::bail!("cache has {} layers, the model {}", cache.layers.len(), self.blocks.len());
         }
-        // One entry into the worker threads for the whole step.
-        kernels::install(|| self.step(batch, cache))
-    }
-}
-
-impl Llama {
-    fn step(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {
         let mut x = kernels::embed(&batch.token_ids, &self.embedding, &Device::Cpu)?;
         for (block, layer) in self.blocks.iter().zip(&cache.layers) {
             x = block.forward(&x, layer, &self.shared, &batch.attention)?;
@@ -98,6 +91,6 @@ impl Llama {
             return Tensor::zeros((0, self.config.vocab), DType::F32, &Device::Cpu);
         }
         let last = kernels::select_rows(&x, &batch.logits_at)?;
-        self.head.forward(&self.norm.forward(&last)?)
+        self.head.forward_normed(&last, &self.norm)
     }
 }

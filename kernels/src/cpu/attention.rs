@@ -1,5 +1,7 @@
 //! The attention driver: which pages and positions each query sees, in a fixed order.
 
+use std::cell::Cell;
+
 use half::f16;
 
 use super::{Path, Softmax, UNIT, Unit};
@@ -76,7 +78,7 @@ pub(super) fn write_cache(path: &Path, job: &AttentionJob<'_>, qkv: &[f32], cach
         for kv_head in 0..kv_heads {
             let at = job.place(slot / job.block_size, kv_head, slot % job.block_size);
             rotated.copy_from_slice(&k[kv_head * head_dim..][..head_dim]);
-            job.rope.rotate(job.meta.positions[token] as usize, &mut rotated);
+            job.rope.rotate_with(path.rotate_pairs, job.meta.positions[token] as usize, &mut rotated);
             (path.narrow)(&rotated, &mut k_cache[at..][..head_dim]);
             (path.narrow)(&v[kv_head * head_dim..][..head_dim], &mut v_cache[at..][..head_dim]);
         }
@@ -101,13 +103,38 @@ pub(super) fn attend(path: &Path, job: &AttentionJob<'_>, qkv: &[f32], cache: &[
     }
 }
 
-/// Working memory of a task.
+/// Working memory of a task, kept by the thread from task to task.
+#[derive(Default)]
 struct Work {
     queries: Vec<f32>,
     sums: Vec<f32>,
     states: Vec<Softmax>,
-    /// Widened keys and values of a unit, if there are enough queries to widen for.
-    wide: Option<(Vec<f32>, Vec<f32>)>,
+    /// Whether the keys and values of a unit are widened first.
+    widens: bool,
+    wide_k: Vec<f32>,
+    wide_v: Vec<f32>,
+}
+
+thread_local! {
+    static WORK: Cell<Work> = Cell::default();
+}
+
+impl Work {
+    /// Fills in the queries of `task`, and nothing summed yet.
+    fn start(&mut self, path: &Path, job: &AttentionJob<'_>, task: &Task, qkv: &[f32]) {
+        rotate_queries(path, job, task, qkv, &mut self.queries);
+        let rows = task.tokens.len() * job.shape.group();
+        self.sums.clear();
+        self.sums.resize(rows * job.shape.head_dim, 0.0);
+        self.states.clear();
+        self.states.resize(rows, Softmax { max: f32::NEG_INFINITY, sum: 0.0 });
+        self.widens = task.tokens.len() >= WIDEN_FROM;
+        if self.widens {
+            let unit = job.block_size.min(UNIT) * job.shape.head_dim;
+            self.wide_k.resize(unit, 0.0);
+            self.wide_v.resize(unit, 0.0);
+        }
+    }
 }
 
 fn run_task(
@@ -120,15 +147,9 @@ fn run_task(
 ) {
     let (group, head_dim) = (job.shape.group(), job.shape.head_dim);
     let positions = &job.meta.positions[task.tokens.clone()];
-    let rows = positions.len() * group;
     let unit = job.block_size.min(UNIT);
-    let mut work = Work {
-        queries: rotated_queries(job, task, qkv),
-        sums: vec![0f32; rows * head_dim],
-        states: vec![Softmax { max: f32::NEG_INFINITY, sum: 0.0 }; rows],
-        wide: (positions.len() >= WIDEN_FROM)
-            .then(|| (vec![0f32; unit * head_dim], vec![0f32; unit * head_dim])),
-    };
+    let mut work = WORK.take();
+    work.start(path, job, task, qkv);
     let caches = cache.split_at(job.half());
     let context = positions.iter().max().map_or(0, |p| *p as usize + 1);
     let table = &job.meta.block_table[task.sequence * job.meta.table_stride..];
@@ -154,6 +175,7 @@ fn run_task(
         // SAFETY: tasks cover disjoint pairs of token and key/value head, and each writes the columns of its own.
         unsafe { out.store(token, task.kv_head * group * head_dim, values) };
     }
+    WORK.set(work);
 }
 
 /// Lets each token of a task attend to the positions `start..` that it may see of `k` and `v`.
@@ -162,18 +184,19 @@ fn run_task(
 fn attend_unit(path: &Path, work: &mut Work, positions: &[u32], start: usize, k: &[f16], v: &[f16]) {
     let rows = work.states.len() / positions.len();
     let head_dim = work.sums.len() / work.states.len();
-    if let Some((wide_k, wide_v)) = &mut work.wide {
-        (path.widen)(k, &mut wide_k[..k.len()]);
-        (path.widen)(v, &mut wide_v[..v.len()]);
+    if work.widens {
+        (path.widen)(k, &mut work.wide_k[..k.len()]);
+        (path.widen)(v, &mut work.wide_v[..v.len()]);
     }
     for (token, position) in positions.iter().enumerate() {
         let visible = ((*position as usize + 1).saturating_sub(start) * head_dim).min(k.len());
         if visible == 0 {
             continue;
         }
-        let unit = match &work.wide {
-            Some((k, v)) => Unit::Single { k: &k[..visible], v: &v[..visible] },
-            None => Unit::Half { k: &k[..visible], v: &v[..visible] },
+        let unit = if work.widens {
+            Unit::Single { k: &work.wide_k[..visible], v: &work.wide_v[..visible] }
+        } else {
+            Unit::Half { k: &k[..visible], v: &v[..visible] }
         };
         let part = token * rows * head_dim..(token + 1) * rows * head_dim;
         let states = &mut work.states[token * rows..][..rows];
@@ -182,18 +205,17 @@ fn attend_unit(path: &Path, work: &mut Work, positions: &[u32], start: usize, k:
 }
 
 /// The task's queries, rotated and scaled, `[tokens * group, head_dim]`.
-fn rotated_queries(job: &AttentionJob<'_>, task: &Task, qkv: &[f32]) -> Vec<f32> {
+fn rotate_queries(path: &Path, job: &AttentionJob<'_>, task: &Task, qkv: &[f32], queries: &mut Vec<f32>) {
     let (group, head_dim) = (job.shape.group(), job.shape.head_dim);
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut queries = Vec::with_capacity(task.tokens.len() * group * head_dim);
+    queries.clear();
     for token in task.tokens.clone() {
         let from = token * job.shape.qkv_width() + task.kv_head * group * head_dim;
         let start = queries.len();
         queries.extend_from_slice(&qkv[from..][..group * head_dim]);
         for head in queries[start..].chunks_exact_mut(head_dim) {
-            job.rope.rotate(job.meta.positions[token] as usize, head);
+            job.rope.rotate_with(path.rotate_pairs, job.meta.positions[token] as usize, head);
             head.iter_mut().for_each(|value| *value *= scale);
         }
     }
-    queries
 }

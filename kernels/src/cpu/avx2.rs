@@ -13,9 +13,13 @@ use crate::packed::{Kind, PANEL};
 
 static PATH: Path = Path {
     name: "avx2",
-    quantize: |x, out| {
+    quantize: |x, norm, out| {
         // SAFETY: the table is only reachable where the features were detected.
-        unsafe { math::quantize(x, out) }
+        unsafe { math::quantize(x, norm, out) }
+    },
+    norm_scale: |x, eps| {
+        // SAFETY: as above.
+        unsafe { math::norm_scale(x, eps) }
     },
     panel: |kind: Kind, panel: &[u8], rows: Rows<'_>, out: &mut [[f32; PANEL]]| {
         // SAFETY: as above.
@@ -25,9 +29,13 @@ static PATH: Path = Path {
         // SAFETY: as above.
         unsafe { math::rms_norm(x, weight, eps, out) }
     },
-    silu_mul: |gate, up, out| {
+    gate: |gate, up| {
         // SAFETY: as above.
-        unsafe { math::silu_mul(gate, up, out) }
+        unsafe { math::gate(gate, up) }
+    },
+    rotate_pairs: |head, cos, sin| {
+        // SAFETY: as above.
+        unsafe { math::rotate_pairs(head, cos, sin) }
     },
     attend: |q, unit: Unit<'_>, states: &mut [Softmax], acc| {
         // SAFETY: as above.

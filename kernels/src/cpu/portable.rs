@@ -2,24 +2,32 @@
 
 use half::{bf16, f16};
 
-use super::{Path, QuantBlock, Rows, Softmax, TINY, UNIT, Unit};
+use super::{Path, QuantBlock, Rows, Scaling, Softmax, TINY, UNIT, Unit};
 use crate::packed::{Kind, PANEL, f32_at, scale_min};
 use crate::weight_type::f16_at;
 
 pub(super) static PATH: Path = Path {
     name: "portable",
     quantize,
+    norm_scale,
     panel,
     rms_norm,
-    silu_mul,
+    gate,
+    rotate_pairs: crate::rope::rotate_pairs,
     attend,
     widen: |from, to| from.iter().zip(to).for_each(|(from, to)| *to = from.to_f32()),
     narrow: |from, to| from.iter().zip(to).for_each(|(from, to)| *to = f16::from_f32(*from)),
     prefetch: |_| (),
 };
 
-fn quantize(x: &[f32], out: &mut [QuantBlock]) {
-    for (x, block) in x.chunks_exact(32).zip(out) {
+fn quantize(x: &[f32], norm: Option<Scaling<'_>>, out: &mut [QuantBlock]) {
+    let mut values = [0f32; 32];
+    for (g, (x, block)) in x.chunks_exact(32).zip(out).enumerate() {
+        values.copy_from_slice(x);
+        if let Some((weight, scale)) = norm {
+            values.iter_mut().zip(&weight[32 * g..]).for_each(|(x, weight)| *x = *x * scale * weight);
+        }
+        let x = &values;
         let largest = x.iter().fold(0f32, |a, v| a.max(v.abs()));
         let inverse = if largest < TINY { 0.0 } else { 127.0 / largest };
         block.scale = if largest < TINY { 0.0 } else { largest / 127.0 };
@@ -119,16 +127,20 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
+fn norm_scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let scale = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+    let scale = norm_scale(x, eps);
     for (out, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
         *out = x * scale * w;
     }
 }
 
-fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for (out, (g, u)) in out.iter_mut().zip(gate.iter().zip(up)) {
-        *out = g / (1.0 + (-g).exp()) * u;
+fn gate(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + (-*gate).exp()) * up;
     }
 }
 

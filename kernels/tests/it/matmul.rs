@@ -147,3 +147,75 @@ fn the_candle_op_checks_and_multiplies() {
     let empty = Tensor::zeros((0, 64), candle_core::DType::F32, &Device::Cpu).expect("tensor");
     assert_eq!(kernels::matmul(&empty, &packed).expect("nothing").dims(), [0, 20]);
 }
+
+/// Stacked parts with norm, gate and residual, step by step with the separate ops.
+fn separately(path: &cpu::Path, x: &[f32], parts: &[&PackedMatrix], fused: &cpu::Fused<'_>) -> Vec<f32> {
+    let k = parts[0].cols();
+    let mut normed = x.to_vec();
+    if let Some((weight, eps)) = fused.norm {
+        path.rms_norm(x, weight, eps, &mut normed);
+    }
+    let outputs: Vec<(usize, Vec<f32>)> = parts
+        .iter()
+        .map(|w| {
+            let mut out = vec![f32::NAN; x.len() / k * w.rows()];
+            path.matmul(&normed, w, &mut out);
+            (w.rows(), out)
+        })
+        .collect();
+    let mut stacked = Vec::new();
+    for row in 0..x.len() / k {
+        outputs.iter().for_each(|(rows, out)| stacked.extend_from_slice(&out[row * rows..][..*rows]));
+    }
+    let width: usize = parts.iter().map(|w| w.rows()).sum();
+    if fused.gated {
+        let mut out = vec![f32::NAN; stacked.len() / 2];
+        path.silu_mul(&stacked, width / 2, &mut out);
+        stacked = out;
+    }
+    if let Some(residual) = fused.residual {
+        stacked.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+    }
+    stacked
+}
+
+#[test]
+fn fused_ops_give_the_bits_of_the_separate_ones() {
+    let mut rng = Rng(26);
+    let quantised = [WeightType::Q4_1, WeightType::Q8_0, WeightType::Q6K];
+    let sets: [(&[WeightType], &[usize]); 6] = [
+        (&quantised, &[48, 16, 33]),
+        (&[WeightType::Q4_1, WeightType::F16], &[24, 24]),
+        (&[WeightType::Q4_1], &[64]),
+        (&[WeightType::BF16], &[96]),
+        (&[WeightType::Q4_0], &[48]),
+        (&[WeightType::Q8_0], &[23]),
+    ];
+    for (types, rows) in sets {
+        let k = 256;
+        let pack = |(ty, rows): (&WeightType, &usize), rng: &mut Rng| {
+            PackedMatrix::pack(*ty, *rows, k, &weights(*ty, *rows, k, rng)).expect("packed")
+        };
+        let parts: Vec<_> = types.iter().zip(rows).map(|part| pack(part, &mut rng)).collect();
+        let parts: Vec<&PackedMatrix> = parts.iter().collect();
+        let width: usize = rows.iter().sum();
+        for m in [1, 3, 40, 133] {
+            let (x, weight, residual) = (rng.values(m * k), rng.values(k), rng.values(m * width));
+            for normed in [false, true] {
+                let norm = normed.then_some((weight.as_slice(), 1e-5));
+                let cases =
+                    [(false, None), (false, Some(residual.as_slice())), (width.is_multiple_of(2), None)];
+                for (gated, residual) in cases {
+                    let fused = cpu::Fused { norm, gated, residual };
+                    for path in cpu::paths() {
+                        let expected = separately(path, &x, &parts, &fused);
+                        let mut out = vec![f32::NAN; expected.len()];
+                        path.matmul_fused(&x, &parts, &fused, &mut out);
+                        let what = format!("{} {types:?} m {m} norm {normed} gated {gated}", path.name());
+                        assert_eq!(bits(&out), bits(&expected), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}

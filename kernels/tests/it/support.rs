@@ -101,7 +101,7 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// A pool of one thread, to compare with the default.
+/// Runs `f` without worker threads, to compare with the default.
 pub(crate) fn single_thread<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread").install(f)
+    kernels::on_one_thread(f)
 }

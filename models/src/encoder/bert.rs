@@ -162,8 +162,7 @@ impl Encoder for Bert {
             return Ok(Vec::new());
         }
         self.check(sequences)?;
-        // One entry into the worker threads for the whole pass.
-        let rows = kernels::install(|| self.rows(sequences))?;
+        let rows = self.rows(sequences)?;
         let of = |ends: &[u32]| {
             &rows[ends[0] as usize * self.config.hidden..ends[1] as usize * self.config.hidden]
         };

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::super::{QuantBlock, TINY};
+use super::super::{QuantBlock, Scaling, TINY};
 
 /// Eight values from `at` on.
 #[inline]
@@ -104,10 +104,16 @@ pub(super) fn narrow(from: &[f32], to: &mut [f16]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize(x: &[f32], out: &mut [QuantBlock]) {
+pub(super) fn quantize(x: &[f32], norm: Option<Scaling<'_>>, out: &mut [QuantBlock]) {
     let sign = _mm256_set1_ps(-0.0);
-    for (x, block) in x.chunks_exact(32).zip(out) {
-        let v = [load(x, 0), load(x, 8), load(x, 16), load(x, 24)];
+    for (g, (x, block)) in x.chunks_exact(32).zip(out).enumerate() {
+        let mut v = [load(x, 0), load(x, 8), load(x, 16), load(x, 24)];
+        if let Some((weight, scale)) = norm {
+            for (i, v) in v.iter_mut().enumerate() {
+                let scaled = _mm256_mul_ps(*v, _mm256_set1_ps(scale));
+                *v = _mm256_mul_ps(scaled, load(weight, 32 * g + 8 * i));
+            }
+        }
         let mut magnitude = _mm256_setzero_ps();
         for v in &v {
             magnitude = _mm256_max_ps(magnitude, _mm256_andnot_ps(sign, *v));
@@ -141,8 +147,9 @@ fn sum_i32(v: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
 }
 
+/// `1 / sqrt(mean(x^2) + eps)`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn norm_scale(x: &[f32], eps: f32) -> f32 {
     let whole = x.len() / 8 * 8;
     let mut squares = [_mm256_setzero_ps(); 2];
     for (i, at) in (0..whole).step_by(8).enumerate() {
@@ -151,7 +158,13 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
     let rest: f32 = x[whole..].iter().map(|v| v * v).sum();
     let total = sum(_mm256_add_ps(squares[0], squares[1])) + rest;
-    let scale = 1.0 / (total / x.len() as f32 + eps).sqrt();
+    1.0 / (total / x.len() as f32 + eps).sqrt()
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let whole = x.len() / 8 * 8;
+    let scale = norm_scale(x, eps);
     for at in (0..whole).step_by(8) {
         let scaled = _mm256_mul_ps(load(x, at), _mm256_set1_ps(scale));
         store(out, at, _mm256_mul_ps(scaled, load(weight, at)));
@@ -162,15 +175,35 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(super) fn gate(gate: &mut [f32], up: &[f32]) {
     let whole = gate.len() / 8 * 8;
     let one = _mm256_set1_ps(1.0);
     for at in (0..whole).step_by(8) {
         let g = load(gate, at);
         let e = exp(_mm256_sub_ps(_mm256_setzero_ps(), g));
-        store(out, at, _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(one, e)), load(up, at)));
+        store(gate, at, _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(one, e)), load(up, at)));
     }
-    for i in whole..gate.len() {
-        out[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
+    for (gate, up) in gate[whole..].iter_mut().zip(&up[whole..]) {
+        *gate = *gate / (1.0 + (-*gate).exp()) * up;
     }
+}
+
+/// Rotates the pairs `(2i, 2i + 1)` of a head; cosines and sines are half as many. The products are rounded before
+/// they are added, as the plain form does it.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rotate_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    let spread = |values: &[f32], at: usize| {
+        let values = &values[at..][..4];
+        // SAFETY: the slice has four values.
+        let four = unsafe { _mm_loadu_ps(values.as_ptr()) };
+        _mm256_permutevar8x32_ps(_mm256_castps128_ps256(four), twice)
+    };
+    let whole = head.len() / 8 * 8;
+    for at in (0..whole).step_by(8) {
+        let (v, cos, sin) = (load(head, at), spread(cos, at / 2), spread(sin, at / 2));
+        let swapped = _mm256_permute_ps::<0b10_11_00_01>(v);
+        store(head, at, _mm256_addsub_ps(_mm256_mul_ps(v, cos), _mm256_mul_ps(swapped, sin)));
+    }
+    crate::rope::rotate_pairs(&mut head[whole..], &cos[whole / 2..], &sin[whole / 2..]);
 }

@@ -1,7 +1,12 @@
-//! One panel of weights times rows of activations, in tiles of 4, 2 and 1 rows.
+//! One panel of weights times rows of activations, in tiles of 4 to 1 rows.
 //!
 //! A row's sums are made in the same order whatever the tile, so the tile does not show in the bits.
+//!
+//! A tile of 4 rows keeps eight sums, two vectors of weights and one of activations in registers. Left to itself the
+//! compiler reorders the products row by row and spills the weights, so multiply and add stand in [`asm!`] statements,
+//! whose order it keeps.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::{QuantBlock, Rows};
@@ -17,14 +22,14 @@ pub(super) fn panel(kind: Kind, panel: &[u8], rows: Rows<'_>, out: &mut [[f32; P
     let mut from = 0;
     while from < m {
         let count = match m - from {
-            1 => 1,
-            2 | 3 => 2,
+            rest @ 1..4 => rest,
             _ => 4,
         };
         let out = &mut out[from..][..count];
         match count {
             1 => tile::<1>(kind, panel, rows, from, m, out),
             2 => tile::<2>(kind, panel, rows, from, m, out),
+            3 => tile::<3>(kind, panel, rows, from, m, out),
             _ => tile::<4>(kind, panel, rows, from, m, out),
         }
         from += count;
@@ -48,11 +53,13 @@ fn tile<const M: usize>(
             for (i, x) in x.iter_mut().enumerate() {
                 *x = &blocks[(from + i) * width..][..width];
             }
+            // The first tile of a panel fetches the next panel, so that it does not wait for memory.
+            let ahead = if from == 0 { panel.len() } else { 0 };
             match kind {
-                Kind::U4Half => nibbles::<M, 320>(panel, &x),
-                Kind::U4Single => nibbles::<M, 384>(panel, &x),
-                Kind::I8By32 => bytes_by_32::<M>(panel, &x),
-                _ => bytes_by_16::<M>(panel, &x),
+                Kind::U4Half => nibbles::<M, 320>(panel, &x, ahead),
+                Kind::U4Single => nibbles::<M, 384>(panel, &x, ahead),
+                Kind::I8By32 => bytes_by_32::<M>(panel, &x, ahead),
+                _ => bytes_by_16::<M>(panel, &x, ahead),
             }
         }
         Rows::Float(values) => {
@@ -85,12 +92,53 @@ fn at_block<'a, const M: usize>(x: &[&'a [QuantBlock]; M], g: usize) -> [&'a Qua
     blocks
 }
 
-/// `count` as a number the compiler does not know. Unrolled fully, the loops over lanes are reordered row by row, and
-/// the weights spill to the stack; a single row has too few registers in use for that.
+/// `w x` of unsigned `w` and signed `x`, neighbours added: 16 sums of two products.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn lanes<const M: usize>(count: usize) -> usize {
-    if M == 1 { count } else { std::hint::black_box(count) }
+fn products(w: __m256i, x: __m256i) -> __m256i {
+    let pairs;
+    // SAFETY: one register instruction of AVX2, which this function requires.
+    unsafe {
+        asm!("vpmaddubsw {p}, {w}, {x}", p = out(ymm_reg) pairs, w = in(ymm_reg) w, x = in(ymm_reg) x,
+            options(nomem, nostack, preserves_flags));
+    }
+    pairs
+}
+
+/// `sums += products(w, x)` in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_products(sums: &mut __m256i, w: __m256i, x: __m256i) {
+    // SAFETY: register instructions of AVX2, which this function requires.
+    unsafe {
+        asm!("vpmaddubsw {p}, {w}, {x}", "vpaddw {s}, {s}, {p}", p = out(ymm_reg) _, w = in(ymm_reg) w,
+            x = in(ymm_reg) x, s = inout(ymm_reg) *sums, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// `sums += w x` of signed bytes in 32 bits. The sign of the weight moves to the activation, because one factor must be
+/// unsigned; `magnitude` is the weight without it. Two products of at most 128 * 127 fit 16 bits, four would not.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_signed(sums: &mut __m256i, w: __m256i, magnitude: __m256i, x: __m256i, ones: __m256i) {
+    // SAFETY: register instructions of AVX2, which this function requires.
+    unsafe {
+        asm!("vpsignb {p}, {x}, {w}", "vpmaddubsw {p}, {m}, {p}", "vpmaddwd {p}, {p}, {o}", "vpaddd {s}, {s}, {p}",
+            p = out(ymm_reg) _, x = in(ymm_reg) x, w = in(ymm_reg) w, m = in(ymm_reg) magnitude, o = in(ymm_reg) ones,
+            s = inout(ymm_reg) *sums, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Asks for the cache lines that lie `ahead` bytes after `block`; for none if that is 0.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fetch(block: &[u8], ahead: usize) {
+    if ahead > 0 {
+        for line in (0..block.len()).step_by(64) {
+            // Beyond the last panel the address may lie outside of the matrix; a prefetch is a hint and never faults.
+            _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(ahead + line).cast());
+        }
+    }
 }
 
 /// Four activations, repeated in every lane.
@@ -146,26 +194,37 @@ fn add_scaled(sums: &mut Pair, dots: &[__m256i; 2], scales: &Pair, x_scale: f32)
 /// 4-bit panels: groups of 32 with scale and minimum; `BLOCK` bytes tell f16 from f32 scales.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn nibbles<const M: usize, const BLOCK: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
-    let low = _mm256_set1_epi8(0x0f);
-    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(4));
+fn nibbles<const M: usize, const BLOCK: usize>(
+    panel: &[u8],
+    x: &[&[QuantBlock]; M],
+    ahead: usize,
+) -> [Pair; M] {
+    let (low, ones) = (_mm256_set1_epi8(0x0f), _mm256_set1_epi16(1));
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
+        fetch(block, ahead);
         let x = at_block(x, g);
         // Eight products of at most 15 * 127 in each 16-bit sum: 2 * 8 * 15 * 127 = 30480 fits.
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..lanes {
-            // Tells the compiler that the reads are in bounds.
-            let c = c % 4;
+        for c in 0..4 {
             let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
             let lows = [_mm256_and_si256(w[0], low), _mm256_and_si256(w[1], low)];
+            for (dots, x) in dots.iter_mut().zip(&x) {
+                let x = lane(&x.q, 4 * c);
+                for i in 0..2 {
+                    if c == 0 {
+                        dots[i] = products(lows[i], x);
+                    } else {
+                        add_products(&mut dots[i], lows[i], x);
+                    }
+                }
+            }
             let highs = [_mm256_srli_epi16::<4>(w[0]), _mm256_srli_epi16::<4>(w[1])];
             let highs = [_mm256_and_si256(highs[0], low), _mm256_and_si256(highs[1], low)];
             for (dots, x) in dots.iter_mut().zip(&x) {
-                let (first, second) = (lane(&x.q, 4 * c), lane(&x.q, 16 + 4 * c));
+                let x = lane(&x.q, 16 + 4 * c);
                 for i in 0..2 {
-                    dots[i] = _mm256_add_epi16(dots[i], _mm256_maddubs_epi16(lows[i], first));
-                    dots[i] = _mm256_add_epi16(dots[i], _mm256_maddubs_epi16(highs[i], second));
+                    add_products(&mut dots[i], highs[i], x);
                 }
             }
         }
@@ -186,26 +245,22 @@ fn nibbles<const M: usize, const BLOCK: usize>(panel: &[u8], x: &[&[QuantBlock];
     sums
 }
 
-/// 8-bit panels in groups of 32. The sign of a weight moves to the activation, because one factor must be unsigned.
+/// 8-bit panels in groups of 32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn bytes_by_32<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
-    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(8));
+fn bytes_by_32<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M], ahead: usize) -> [Pair; M] {
+    let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<544>().0.iter().enumerate() {
+        fetch(block, ahead);
         let x = at_block(x, g);
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..lanes {
-            // Tells the compiler that the reads are in bounds.
-            let c = c % 8;
-            let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
-            let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
-            for (dots, x) in dots.iter_mut().zip(&x) {
-                let x = lane(&x.q, 4 * c);
-                for i in 0..2 {
-                    // Two products of at most 128 * 127: 32512 fits 16 bits, four would not.
-                    let pairs = _mm256_maddubs_epi16(magnitudes[i], _mm256_sign_epi8(x, w[i]));
-                    dots[i] = _mm256_add_epi32(dots[i], _mm256_madd_epi16(pairs, ones));
+        for c in 0..8 {
+            for i in 0..2 {
+                let w = load_bytes(block, 64 * c + 32 * i);
+                let magnitude = _mm256_abs_epi8(w);
+                for (dots, x) in dots.iter_mut().zip(&x) {
+                    add_signed(&mut dots[i], w, magnitude, lane(&x.q, 4 * c), ones);
                 }
             }
         }
@@ -220,23 +275,21 @@ fn bytes_by_32<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M
 /// 8-bit panels in groups of 16 with weights of at most 32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn bytes_by_16<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M]) -> [Pair; M] {
-    let (ones, lanes) = (_mm256_set1_epi16(1), lanes::<M>(4));
+fn bytes_by_16<const M: usize>(panel: &[u8], x: &[&[QuantBlock]; M], ahead: usize) -> [Pair; M] {
+    let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     for (g, block) in panel.as_chunks::<320>().0.iter().enumerate() {
+        fetch(block, ahead);
         let x = at_block(x, g / 2);
         // Eight products of at most 32 * 127 in each 16-bit sum: 32512 fits.
         let mut dots = [[_mm256_setzero_si256(); 2]; M];
-        for c in 0..lanes {
-            // Tells the compiler that the reads are in bounds.
-            let c = c % 4;
-            let w = [load_bytes(block, 64 * c), load_bytes(block, 64 * c + 32)];
-            let magnitudes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
-            for (dots, x) in dots.iter_mut().zip(&x) {
-                let x = lane(&x.q, g % 2 * 16 + 4 * c);
-                for i in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(magnitudes[i], _mm256_sign_epi8(x, w[i]));
-                    dots[i] = _mm256_add_epi16(dots[i], pairs);
+        for c in 0..4 {
+            for i in 0..2 {
+                let w = load_bytes(block, 64 * c + 32 * i);
+                let magnitude = _mm256_abs_epi8(w);
+                for (dots, x) in dots.iter_mut().zip(&x) {
+                    let x = lane(&x.q, g % 2 * 16 + 4 * c);
+                    add_products(&mut dots[i], magnitude, _mm256_sign_epi8(x, w));
                 }
             }
         }
