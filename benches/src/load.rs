@@ -36,6 +36,9 @@ struct Args {
     /// Words in each prompt (about one token a word, chat template not counted).
     #[arg(long, default_value_t = 100)]
     words: usize,
+    /// Words among them, at the beginning, that are the same in all prompts.
+    #[arg(long, default_value_t = 0)]
+    shared_words: usize,
     /// Tokens to generate; the end-of-text token is ignored so that all requests do equal work.
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
@@ -167,11 +170,13 @@ async fn run(args: Args) -> (Vec<Trace>, Duration) {
     let permits =
         Arc::new(Semaphore::new(if args.rate.is_some() { Semaphore::MAX_PERMITS } else { args.concurrency }));
     let mut rng = Rng(args.seed);
+    let shared = prompt(args.shared_words.min(args.words), &mut rng);
     let begin = Instant::now();
     let mut due = begin;
     let mut tasks = Vec::with_capacity(args.requests);
     for _ in 0..args.requests {
-        let text = prompt(args.words, &mut rng);
+        let own = prompt(args.words.saturating_sub(args.shared_words), &mut rng);
+        let text = format!("{shared} {own}");
         if let Some(rate) = args.rate {
             due += Duration::from_secs_f64(-(1.0 - rng.unit()).ln() / rate);
             tokio::time::sleep_until(due.into()).await;

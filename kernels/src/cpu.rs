@@ -93,10 +93,16 @@ pub struct Path {
     prefetch: fn(&[f16]),
 }
 
+static CHOSEN: OnceLock<&'static Path> = OnceLock::new();
+
 /// The fastest path of this machine, chosen once.
 pub fn path() -> &'static Path {
-    static BEST: OnceLock<&'static Path> = OnceLock::new();
-    BEST.get_or_init(|| paths().last().copied().unwrap_or(&portable::PATH))
+    CHOSEN.get_or_init(|| paths().last().copied().unwrap_or(&portable::PATH))
+}
+
+/// Makes [`path`] the one of that name, to compare them. False if this machine has none such, or one is in use already.
+pub fn choose(name: &str) -> bool {
+    paths().into_iter().find(|path| path.name == name).is_some_and(|path| CHOSEN.set(path).is_ok())
 }
 
 /// All paths that this machine can run, the fastest last.

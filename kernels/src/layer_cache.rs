@@ -22,15 +22,34 @@ impl LayerCache {
     /// # Errors
     /// If a size is zero, a head shape is not usable, or the number of slots does not fit 32 bits.
     pub fn new(num_blocks: usize, block_size: usize, shape: &HeadShape, device: &Device) -> Result<Self> {
+        let mut caches = Self::for_layers(1, num_blocks, block_size, shape, device)?;
+        Ok(caches.pop().expect("one layer was asked for"))
+    }
+
+    /// The same for each of `layers`. All are parts of one tensor, because a large one costs nothing until it is
+    /// written: an allocator may hand out used memory for smaller ones, which has to be cleared.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn for_layers(
+        layers: usize,
+        num_blocks: usize,
+        block_size: usize,
+        shape: &HeadShape,
+        device: &Device,
+    ) -> Result<Vec<Self>> {
         shape.check()?;
         let slots = num_blocks.checked_mul(block_size).filter(|slots| u32::try_from(*slots).is_ok());
         if num_blocks == 0 || block_size == 0 || slots.is_none() {
             bail!("cache: {num_blocks} pages of {block_size} positions are not usable");
         }
-        let dims = (2, num_blocks, shape.kv_heads, block_size, shape.head_dim);
-        let tensor = Tensor::zeros(dims, DType::F16, device)?;
-        advise_huge_pages(&tensor);
-        Ok(Self { tensor, num_blocks, block_size, kv_heads: shape.kv_heads, head_dim: shape.head_dim })
+        let dims = &[layers, 2, num_blocks, shape.kv_heads, block_size, shape.head_dim];
+        let all = Tensor::zeros(&dims[..], DType::F16, device)?;
+        advise_huge_pages(&all);
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        (0..layers)
+            .map(|layer| Ok(Self { tensor: all.get(layer)?, num_blocks, block_size, kv_heads, head_dim }))
+            .collect()
     }
 
     /// The storage, `[2, num_blocks, kv_heads, block_size, head_dim]` f16.

@@ -91,12 +91,12 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Sync) {
     (0..count).for_each(task);
 }
 
-/// Starts a worker for each core but the caller's. A machine without threads to give computes on the caller's.
+/// Starts a worker for each thread of the global rayon pool, which the operator can size, but the caller's. A machine
+/// without threads to give computes on the caller's.
 fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        for i in 1..cores {
+        for i in 1..rayon::current_num_threads() {
             let worker = std::thread::Builder::new().name(format!("kernels-{i}")).spawn(|| POOL.work());
             POOL.workers.fetch_add(usize::from(worker.is_ok()), Ordering::Relaxed);
         }

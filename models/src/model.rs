@@ -34,9 +34,7 @@ impl KvCache {
     /// # Errors
     /// What the allocation of a layer reports.
     pub fn new(layers: usize, num_blocks: usize, block_size: usize, shape: &HeadShape) -> Result<Self> {
-        let layers = (0..layers)
-            .map(|_| LayerCache::new(num_blocks, block_size, shape, &Device::Cpu))
-            .collect::<Result<Vec<_>>>()?;
+        let layers = LayerCache::for_layers(layers, num_blocks, block_size, shape, &Device::Cpu)?;
         Ok(Self { layers, num_blocks, block_size })
     }
 }

@@ -165,20 +165,24 @@ fn large_scores_do_not_overflow() {
 fn the_candle_op_writes_its_cache_and_attends() {
     let mut rng = Rng(44);
     let world = World::new(shape(4, 2, 32), 8, &[20, 6], false, &mut rng);
-    let cache = LayerCache::new(world.num_blocks, 8, &world.shape, &Device::Cpu).expect("cache");
+    let layers =
+        LayerCache::for_layers(3, world.num_blocks, 8, &world.shape, &Device::Cpu).expect("three caches");
+    let cache = &layers[1];
     let rope = Arc::new(RopeTable::new(32, 20, 10000.0, None, false));
     let mut plain = vec![f16::ZERO; 2 * world.num_blocks * 2 * 8 * 32];
     for parts in [vec![(0, 0, 19)], vec![(0, 19, 20), (1, 0, 6)]] {
         let (meta, qkv) = world.step(&parts);
         let (t, meta) = (meta.positions.len(), Arc::new(meta));
         let tensor = Tensor::from_vec(qkv, (t, world.shape.qkv_width()), &Device::Cpu).expect("tensor");
-        let out = kernels::attention(&tensor, &cache, &rope, &world.shape, &meta).expect("attention");
+        let out = kernels::attention(&tensor, cache, &rope, &world.shape, &meta).expect("attention");
         assert_eq!(out.dims(), [t, 4 * 32]);
         let expected = world.run(cpu::path(), &mut plain, &parts);
         assert_eq!(out.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values"), expected);
     }
-    let stored = cache.tensor().flatten_all().and_then(|t| t.to_vec1::<f16>()).expect("values");
-    assert!(stored == plain);
+    let stored =
+        |layer: usize| layers[layer].tensor().flatten_all().and_then(|t| t.to_vec1::<f16>()).expect("values");
+    assert!(stored(1) == plain);
+    assert!([0, 2].iter().all(|layer| stored(*layer).iter().all(|value| *value == f16::ZERO)));
 }
 
 #[test]
