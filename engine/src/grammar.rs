@@ -22,17 +22,14 @@ use serde_json::Value;
 
 pub use constraint::Constraint;
 
-/// White space between the parts of a JSON answer: bounded, so that a model cannot spend its budget on it.
-const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,32}";
+/// White space between the parts of a JSON answer: as people write it, so that a model cannot spend its budget on it. A
+/// space or two, or the end of a line and what the next one is indented by.
+const JSON_SPACE: &str = r"(\x20{1,2}|\x20?\x0D?\x0A[\x20\x09]{0,32})";
 /// Stack of the thread that compiles. A schema nests and refers as deep as [`GrammarLimits::max_depth`] says; each level
 /// takes a few kilobytes. Untouched pages cost nothing.
 const STACK_BYTES: usize = 64 << 20;
 /// Longest part of the parser's own message that is passed on, characters.
 const MAX_REASON: usize = 300;
-/// Lexer states of one sequence, about 2 KB each: bounds the memory that a hostile pattern takes while it decodes.
-const MAX_LEXER_STATES: usize = 20_000;
-/// Symbols of a compiled grammar; the largest published schemas take 200,000.
-const MAX_GRAMMAR_SIZE: usize = 250_000;
 
 /// Bounds on what a caller may ask to compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +48,10 @@ pub struct GrammarLimits {
     pub compile_ms: u64,
     /// Compilations at the same time, those included that outlived their caller's patience.
     pub max_compiling: usize,
+    /// Lexer states of one sequence, about 2 KB each: bounds the memory that a hostile pattern takes while it decodes.
+    pub max_lexer_states: usize,
+    /// Symbols of a compiled grammar; the largest published schemas take 200,000.
+    pub max_grammar_size: usize,
 }
 
 impl Default for GrammarLimits {
@@ -63,6 +64,8 @@ impl Default for GrammarLimits {
             max_patterns: 256,
             compile_ms: 2_000,
             max_compiling: 8,
+            max_lexer_states: 20_000,
+            max_grammar_size: 250_000,
         }
     }
 }
@@ -248,8 +251,8 @@ impl GrammarCompiler {
         factory.quiet();
         let limits = factory.limits_mut();
         limits.verbose_errors = false;
-        limits.max_lexer_states = MAX_LEXER_STATES;
-        limits.max_grammar_size = MAX_GRAMMAR_SIZE;
+        limits.max_lexer_states = self.limits.max_lexer_states;
+        limits.max_grammar_size = self.limits.max_grammar_size;
         Ok(Arc::new(factory))
     }
 

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::money::{MoneyError, PriceVersion, RateCard};
 
 mod budget;
+mod embedding;
+mod grammar;
 mod guard;
 mod load;
 mod money;
@@ -20,11 +22,13 @@ mod tests;
 mod tiers;
 
 pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
+pub use embedding::EmbeddingSection;
+pub use grammar::GrammarSection;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EmbeddingSection, EngineSection, IdempotencySection, LedgerSection, Limits, ModelRule,
-    ModelSection, Reports, ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
+    Bound, Data, EngineSection, IdempotencySection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
+    ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -44,6 +48,8 @@ pub struct Config {
     pub tiers: Tiers,
     /// Embedders and cross-encoders.
     pub embedding: EmbeddingSection,
+    /// Schemas, patterns and grammars of callers.
+    pub grammar: GrammarSection,
     /// The model served, and where weights are kept.
     pub model: ModelSection,
     /// Prices and budgets.
@@ -150,6 +156,7 @@ impl Config {
         self.engine.check_bounds()?;
         self.tiers.validate()?;
         self.embedding.check_bounds()?;
+        self.grammar.check_bounds()?;
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
         self.idempotency.check_bounds()?;

@@ -72,8 +72,13 @@ fn each_kind_takes_what_it_should() {
 #[test]
 fn white_space_between_parts_is_bounded() {
     let (compiler, source) = (compiler(), GrammarSource::json_object());
-    assert!(accepts(&compiler, &source, &format!("{{{}}}", "\n".repeat(32))));
-    assert!(!accepts(&compiler, &source, &format!("{{{}}}", " ".repeat(33))));
+    for space in ["", " ", "\n", "\r\n", " \n", &format!("\n{}", " ".repeat(32)), "\n\t\t"] {
+        assert!(accepts(&compiler, &source, &format!("{{{space}}}")), "{space:?}");
+    }
+    for space in ["\n\n", "\t", "   ", &format!("\n{}", " ".repeat(33))] {
+        assert!(!accepts(&compiler, &source, &format!("{{{space}}}")), "{space:?}");
+    }
+    assert!(accepts(&compiler, &source, "{\n  \"a\": [\n    1,\n    null\n  ]\n}"));
     assert!(!accepts(&compiler, &source, "{} "));
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Embedder, EmbedderConfig, Engine, EngineConfig, GrammarLimits};
+use engine::{Embedder, EmbedderConfig, Engine, EngineConfig};
 use indicatif::MultiProgress;
 use models::ModelKind;
 use tokio::net::TcpListener;
@@ -150,7 +150,7 @@ fn engine_config(config: &Config, shape: &models::ModelConfig) -> EngineConfig {
         max_waiting: section.max_waiting,
         prefix_cache: section.prefix_cache,
         stream_capacity: section.stream_capacity,
-        grammar: GrammarLimits::default(),
+        grammar: config.grammar.limits(),
         sharing: config.tiers.sharing(),
     }
 }

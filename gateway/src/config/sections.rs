@@ -71,6 +71,8 @@ macro_rules! section {
     };
 }
 
+pub(super) use section;
+
 section! {
     /// Listeners, deadlines and sizes of the HTTP server.
     Server, "server",
@@ -316,22 +318,6 @@ section! {
     }
 }
 
-section! {
-    /// Embedders and cross-encoders.
-    EmbeddingSection, "embedding",
-    numbers {
-        /// Tokens of one step; small keeps the tokens of chats coming that share the machine.
-        max_batched_tokens: usize = 512, 1, 65_536, "tokens";
-        /// Tokens waiting for a step, over all requests.
-        max_waiting_tokens: usize = 1_048_576, 1, 1_073_741_824, "tokens";
-        /// Inputs of one request, as the public API allows.
-        max_inputs: usize = 2048, 1, 100_000, "inputs";
-        /// Tokens of one request over all its inputs, as the public API allows.
-        max_request_tokens: u32 = 300_000, 1, 100_000_000, "tokens";
-    }
-    others {}
-}
-
 /// One of several models served: an entry of `[[models]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -390,7 +376,8 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         Limits::BOUNDS,
         EngineSection::BOUNDS,
         Tiers::BOUNDS,
-        EmbeddingSection::BOUNDS,
+        super::EmbeddingSection::BOUNDS,
+        super::GrammarSection::BOUNDS,
         LedgerSection::BOUNDS,
         ResponsesSection::BOUNDS,
         IdempotencySection::BOUNDS,

@@ -3,6 +3,8 @@
 
 mod bodies;
 mod fields;
+mod forms;
+mod vectors;
 
 use std::path::{Path, PathBuf};
 
@@ -98,13 +100,15 @@ impl Case {
         if reply.status() == 400 && error["type"] != "invalid_request_error" {
             return Some(format!("{}: the type is not invalid_request_error, {}", self.name, said()));
         }
-        let code = error["code"].as_str().unwrap_or_default();
+        // Anthropic's errors have them one level below.
+        let details = if self.path.starts_with("/v1/messages") { &error["details"] } else { error };
+        let code = error["code"].as_str().or(details["error_code"].as_str()).unwrap_or_default();
         if !self.code.is_empty() && !self.code.contains(&code) {
             return Some(format!("{}: expected code {:?}, {}", self.name, self.code, said()));
         }
         match self.param {
             // `messages` is named by `messages[0].role` as well.
-            Some(param) if !error["param"].as_str().is_some_and(|p| p.starts_with(param)) => {
+            Some(param) if !details["param"].as_str().is_some_and(|p| p.starts_with(param)) => {
                 Some(format!("{}: expected param {param}, {}", self.name, said()))
             }
             _ => None,
@@ -140,13 +144,16 @@ fn check_all(server: &mut Server, key: &str, cases: &[Case]) {
 
 #[test]
 fn refused_requests_cost_nothing_and_harm_nothing() {
-    let mut server = Server::start(&Config::new());
+    let embedder = models::fetch::ensure_test_embedder();
+    let config = Config::new().models(&[(model_id(), model_path()), (vectors::EMBEDDER, &embedder)]);
+    let mut server = Server::start(&config);
     let key = server.key(KeyOptions { project: "corpus", ..KeyOptions::default() });
     let good = chat("Say hello.", json!({"temperature": 0, "max_tokens": 8}));
     let answer = server.chat(&key, &good).ok();
     let totals = Totals::of(&server.export());
     // Once over everything first, so that what any server grows by when first used is not taken for a leak.
-    let cases: Vec<Case> = bodies::cases().into_iter().chain(fields::cases()).collect();
+    let cases = [bodies::cases(), fields::cases(), forms::cases(), vectors::cases()];
+    let cases: Vec<Case> = cases.into_iter().flatten().collect();
     check_all(&mut server, &key, &cases);
     let resident = server.resident_kib();
     check_all(&mut server, &key, &cases);

@@ -24,6 +24,7 @@ mod raw_http;
 mod reports;
 mod responses;
 mod sampling;
+mod schemas;
 mod sdk;
 mod slow_clients;
 mod structured;

@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::support::{Config, KeyOptions, Server, Usage, eventually, model_id, node_modules, python, said};
 
-const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+pub(crate) const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Starts a server with the keys that the scripts need and runs `command` with their names in its environment.
-fn run(command: &mut Command) -> (Server, Output) {
+pub(crate) fn run(command: &mut Command) -> (Server, Output) {
     let server = Server::start(&Config::new());
     let key = server.key(KeyOptions { project: "sdk", ..KeyOptions::default() });
     let limited =
@@ -32,7 +32,7 @@ fn run(command: &mut Command) -> (Server, Output) {
 }
 
 /// The JSON of lines that begin with `label`, which may stand behind the marks of a test runner.
-fn printed(output: &Output, label: &str) -> Vec<Value> {
+pub(crate) fn printed(output: &Output, label: &str) -> Vec<Value> {
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| line.trim_start_matches(['#', ' ']).strip_prefix(label).map(str::to_owned))

@@ -7,6 +7,7 @@ use crate::api::fields::{Fields, array_of, invalid, unsupported, wrong_type};
 use crate::api::functions;
 use crate::api::generation::{Format, ToolChoice, ToolUse};
 use crate::api::json::Json;
+use crate::api::strict_schema;
 
 const MAX_NAME_BYTES: usize = 64;
 const MAX_DESCRIPTION_BYTES: usize = 4 << 10;
@@ -57,13 +58,17 @@ fn json_schema(fields: &mut Fields) -> ApiResult<(Format, Value)> {
     let name = fields.string("name", MAX_NAME_BYTES)?;
     let name = fields.required("name", name)?;
     let description = fields.string("description", MAX_DESCRIPTION_BYTES)?;
-    // The answer keeps to the schema either way.
-    let strict = fields.boolean("strict")?.unwrap_or(true);
+    // The answer keeps to the schema either way; who asks for it is told what cannot be enforced.
+    let strict = fields.boolean("strict")?;
     let schema = fields.take("schema");
     let schema = match fields.required("schema", schema)? {
         schema @ Json::Object(_) => Value::from(schema),
         other => return Err(wrong_type("text.format.schema", "a JSON schema, an object", &other)),
     };
+    if strict == Some(true) {
+        strict_schema::check(&schema, "text.format")?;
+    }
+    let strict = strict.unwrap_or(true);
     let shown = json!({"type": "json_schema", "name": name, "description": description, "schema": schema, "strict": strict});
     Ok((Format::JsonSchema(schema), shown))
 }
@@ -106,9 +111,12 @@ fn tool(item: Json, path: &str) -> ApiResult<(models::Tool, bool)> {
     }
     let tool = functions::function(&mut fields, "parameters")?;
     // Arguments keep to the schema either way.
-    let strict = fields.boolean("strict")?.unwrap_or(true);
+    let strict = fields.boolean("strict")?;
+    if strict == Some(true) {
+        strict_schema::check(&tool.parameters, &fields.path("parameters"))?;
+    }
     fields.finish(&["allowed_callers", "async", "defer_loading", "output_schema"])?;
-    Ok((tool, strict))
+    Ok((tool, strict.unwrap_or(true)))
 }
 
 fn choice(value: Json) -> ApiResult<(ToolChoice, Value)> {
