@@ -10,6 +10,7 @@ mod auth;
 mod billing;
 mod chat;
 mod cli;
+mod clients;
 mod completions;
 mod corpus;
 mod crash;

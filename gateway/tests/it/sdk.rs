@@ -6,11 +6,18 @@ use serde_json::Value;
 
 use crate::support::{Config, KeyOptions, Server, Usage, eventually, model_id, node_modules, python, said};
 
+/// The embedder that scripts may ask for where it is served.
+pub(crate) const EMBEDDER: &str = "all-minilm-l6-v2";
 pub(crate) const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Starts a server with the keys that the scripts need and runs `command` with their names in its environment.
 pub(crate) fn run(command: &mut Command) -> (Server, Output) {
-    let server = Server::start(&Config::new());
+    run_on(&Config::new(), command)
+}
+
+/// The same with a configuration of its own.
+pub(crate) fn run_on(config: &Config, command: &mut Command) -> (Server, Output) {
+    let server = Server::start(config);
     let key = server.key(KeyOptions { project: "sdk", ..KeyOptions::default() });
     let limited =
         server.key(KeyOptions { project: "limited", requests_per_minute: Some(1), ..KeyOptions::default() });
@@ -21,6 +28,7 @@ pub(crate) fn run(command: &mut Command) -> (Server, Output) {
         .env_remove("OPENAI_BASE_URL")
         .env("SPILLWAY_URL", format!("http://{}/v1", server.address))
         .env("SPILLWAY_MODEL", model_id())
+        .env("SPILLWAY_EMBEDDER", EMBEDDER)
         .env("SPILLWAY_KEY", key)
         .env("SPILLWAY_KEY_LIMITED", limited)
         .env("SPILLWAY_KEY_POOR", poor)

@@ -11,6 +11,11 @@ pub(crate) fn python() -> PathBuf {
     environment("venv", "requirements.txt", &[])
 }
 
+/// Python interpreter of an environment that has the frameworks that people build with.
+pub(crate) fn frameworks_python() -> PathBuf {
+    environment("frameworks", "frameworks_requirements.txt", &["--no-deps"])
+}
+
 /// Python interpreter of an environment that has the official FOCUS validator.
 pub(crate) fn focus_python() -> PathBuf {
     environment("focus", "focus_requirements.txt", &["--no-deps", "--ignore-requires-python"])

@@ -16,7 +16,7 @@ fn every_honoured_field_at_once() {
         "stream":true,"stream_options":{"include_obfuscation":true},"truncation":"auto","user":"u","seed":4,
         "safety_identifier":"s","prompt_cache_key":"p","service_tier":"auto","background":true,"conversation":null,
         "reasoning":{"effort":"none","summary":"auto"},"tool_choice":{"type":"function","name":"f"},
-        "text":{"format":{"type":"json_schema","name":"n","schema":{},"strict":true},"verbosity":"medium"},
+        "text":{"format":{"type":"json_schema","name":"n","schema":{},"strict":false},"verbosity":"medium"},
         "tools":[{"type":"function","name":"f","description":null,"parameters":{"type":"object"},"strict":false}]"#,
     )
     .unwrap();
