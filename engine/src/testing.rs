@@ -148,7 +148,7 @@ impl Model for Running {
 
     fn new_cache(&self, num_blocks: usize, block_size: usize) -> Result<KvCache> {
         *self.slots.lock().unwrap_or_else(PoisonError::into_inner) = vec![u32::MAX; num_blocks * block_size];
-        Ok(KvCache { layers: Vec::new(), num_blocks, block_size })
+        Ok(KvCache::without_pages(num_blocks, block_size))
     }
 
     fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {

@@ -5,6 +5,7 @@ mod credits;
 mod fetch;
 mod keys;
 mod orgs;
+mod place;
 mod reports;
 mod serve;
 

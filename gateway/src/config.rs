@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::money::{MoneyError, PriceVersion, RateCard};
 
 mod budget;
+mod device;
 mod embedding;
 mod grammar;
 mod guard;
@@ -22,6 +23,7 @@ mod tests;
 mod tiers;
 
 pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
+pub use device::DeviceChoice;
 pub use embedding::EmbeddingSection;
 pub use grammar::GrammarSection;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};

@@ -19,6 +19,17 @@ pub mod attention;
 mod batch;
 mod cache;
 mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+#[cfg(not(feature = "cuda"))]
+mod driver {
+    use super::{CudaError, Device};
+
+    /// What a build without the driver's interface has to say.
+    pub(super) fn open(index: usize) -> Result<Device, CudaError> {
+        Err(CudaError::Absent(format!("cuda:{index} needs a build with the feature \"cuda\"")))
+    }
+}
 #[doc(hidden)]
 pub mod emulator;
 pub mod linear;
@@ -29,3 +40,11 @@ pub mod sampling;
 pub use batch::DeviceBatch;
 pub use cache::{CacheElement, PagedCache};
 pub use device::{CudaError, Device, DeviceBuffer, Element, Graph};
+
+/// Opens the GPU of this number, as the driver counts them. Nothing of the driver is needed before.
+///
+/// # Errors
+/// [`CudaError::Absent`] if this build, the machine or the driver has no such GPU; what the driver reports.
+pub fn open(index: usize) -> Result<Device, CudaError> {
+    driver::open(index)
+}

@@ -13,6 +13,7 @@
 pub mod card;
 pub mod chat_template;
 pub mod config;
+mod cuda;
 pub mod decoder;
 pub mod dialect;
 pub mod encoder;
@@ -22,6 +23,7 @@ mod layers;
 mod llama;
 mod load;
 mod model;
+mod place;
 pub mod safetensors;
 pub mod tokenizer;
 mod weights;
@@ -32,13 +34,16 @@ pub use card::{
 };
 pub use chat_template::{ChatMessage, ChatTemplate, Conversation, Prompt, TemplateError, Tool, ToolCall};
 pub use config::{ConfigError, ModelConfig};
+#[doc(hidden)]
+pub use cuda::synthetic;
 pub use decoder::Decoder;
 pub use dialect::{Dialect, OutputParser, Said, ToolSyntax};
 pub use encoder::{
     Encoder, EncoderInput, EncoderLoadError, EncoderTokenizer, LoadedEncoder, Sequences, load_encoder,
 };
 pub use fetch::{import, pull};
-pub use load::{LoadError, Loaded, load};
+pub use load::{LoadError, Loaded, load, load_on};
 pub use model::{Batch, KvCache, Model};
+pub use place::Place;
 pub use tokenizer::{TokenizeError, Tokenizer, TokenizerError};
 pub use weights::WeightError;

@@ -33,18 +33,11 @@ impl Llama {
         } else {
             Linear::new(vec![Arc::clone(&embedding)])
         };
-        let factors = frequency_factors(weights, config.rotary_dim / 2)?;
         let blocks = (0..config.layers)
             .into_par_iter()
             .map(|i| Block::load(weights, i, &config))
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        let rope = RopeTable::new(
-            config.rotary_dim,
-            config.context_len,
-            config.rope_theta,
-            factors.as_deref(),
-            INTERLEAVED,
-        );
+        let rope = rope_table(weights, &config)?;
         let shape = HeadShape { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim };
         Ok(Self {
             embedding,
@@ -55,6 +48,16 @@ impl Llama {
             config,
         })
     }
+}
+
+/// The rotary table of a file's network.
+pub(crate) fn rope_table(
+    weights: &Weights,
+    config: &ModelConfig,
+) -> std::result::Result<RopeTable, WeightError> {
+    let factors = frequency_factors(weights, config.rotary_dim / 2)?;
+    let ModelConfig { rotary_dim, context_len, rope_theta, .. } = *config;
+    Ok(RopeTable::new(rotary_dim, context_len, rope_theta, factors.as_deref(), INTERLEAVED))
 }
 
 /// Llama 3 files stretch the longer rotary periods by these.

@@ -6,10 +6,12 @@ use std::sync::{Arc, mpsc};
 use crate::card::Card;
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::config::{ConfigError, ModelConfig};
+use crate::cuda::CudaLlama;
 use crate::dialect::Dialect;
 use crate::gguf::{GgufError, GgufFile, Header};
-use crate::llama::Llama;
+use crate::llama::{Llama, rope_table};
 use crate::model::Model;
+use crate::place::Place;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::{WeightError, Weights};
 
@@ -54,6 +56,14 @@ const NO_TEMPLATE: &str = "{{ raise_exception('this model has no chat template')
 /// # Errors
 /// See [`LoadError`]; nothing is allocated on the word of a header that has not been checked.
 pub fn load(path: &Path, card: Card, progress: &dyn Fn(f32)) -> Result<Loaded, LoadError> {
+    load_on(path, card, &Place::Cpu, progress)
+}
+
+/// The same for a network that is to run on `place`.
+///
+/// # Errors
+/// See [`LoadError`].
+pub fn load_on(path: &Path, card: Card, place: &Place, progress: &dyn Fn(f32)) -> Result<Loaded, LoadError> {
     let file = GgufFile::open(path)?;
     let mut config = ModelConfig::from_header(file.header())?;
     config.context_len = card.context_len.unwrap_or(config.context_len).min(config.context_len);
@@ -62,7 +72,7 @@ pub fn load(path: &Path, card: Card, progress: &dyn Fn(f32)) -> Result<Loaded, L
     let (sender, receiver) = mpsc::channel();
     let (text, model) = std::thread::scope(|scope| {
         let text = scope.spawn(|| load_text(file.header(), vocab));
-        let model = scope.spawn(|| load_network(&file, config, sender));
+        let model = scope.spawn(|| load_network(&file, config, place, sender));
         let mut done = 0;
         for bytes in receiver {
             done += bytes;
@@ -99,11 +109,18 @@ fn load_text(header: &Header, vocab: usize) -> Result<(Tokenizer, ChatTemplate),
 fn load_network(
     file: &GgufFile,
     config: ModelConfig,
+    place: &Place,
     progress: mpsc::Sender<usize>,
 ) -> Result<Box<dyn Model>, LoadError> {
     let weights = Weights::new(file, progress);
     // One arm an architecture; the configuration has refused every other name.
-    let model: Box<dyn Model> = Box::new(Llama::load(&weights, config)?);
+    let model: Box<dyn Model> = match place {
+        Place::Cpu => Box::new(Llama::load(&weights, config)?),
+        Place::Cuda(device) => {
+            let rope = rope_table(&weights, &config)?;
+            Box::new(CudaLlama::load(&weights, config, &rope, device)?)
+        }
+    };
     weights.finish()?;
     Ok(model)
 }

@@ -1,11 +1,12 @@
 //! The face every architecture shows to the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Result, Tensor};
 use kernels::{AttentionMeta, HeadShape, LayerCache};
 
 use crate::config::ModelConfig;
+use crate::cuda::DeviceState;
 
 /// One step's tokens of all sequences, back to back.
 #[derive(Clone)]
@@ -20,8 +21,10 @@ pub struct Batch {
 
 /// Paged keys and values of all layers.
 pub struct KvCache {
-    /// One paged store a layer.
+    /// One paged store a layer, where the network runs on the CPU.
     pub layers: Vec<LayerCache>,
+    /// Where it runs on a device.
+    pub(crate) on_device: Option<Mutex<DeviceState>>,
     /// Pages in each layer.
     pub num_blocks: usize,
     /// Tokens a page holds.
@@ -35,7 +38,12 @@ impl KvCache {
     /// What the allocation of a layer reports.
     pub fn new(layers: usize, num_blocks: usize, block_size: usize, shape: &HeadShape) -> Result<Self> {
         let layers = LayerCache::for_layers(layers, num_blocks, block_size, shape, &Device::Cpu)?;
-        Ok(Self { layers, num_blocks, block_size })
+        Ok(Self { layers, on_device: None, num_blocks, block_size })
+    }
+
+    /// Page numbers alone, for networks that keep what belongs to them elsewhere.
+    pub fn without_pages(num_blocks: usize, block_size: usize) -> Self {
+        Self { layers: Vec::new(), on_device: None, num_blocks, block_size }
     }
 }
 

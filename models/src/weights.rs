@@ -56,6 +56,9 @@ pub enum WeightError {
         /// The cause.
         error: kernels::PackError,
     },
+    /// A device could not take them.
+    #[error(transparent)]
+    Device(#[from] kernels::cuda::CudaError),
     /// A tensor could not be built.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -76,6 +79,19 @@ impl<'a> Weights<'a> {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.file.header().tensor(name).is_some()
+    }
+
+    /// Appends the matrix `name`, `rows` x `cols`, as the file stores it, and tells how that is.
+    pub(crate) fn append_matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<WeightType, WeightError> {
+        let info = self.info(name, &[cols, rows])?;
+        self.append(info, out)?;
+        Ok(info.ty)
     }
 
     /// The matrix `name`, `rows` x `cols`.

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Embedder, EmbedderConfig, Engine, EngineConfig};
+use engine::{Embedder, EmbedderConfig, Engine};
 use indicatif::MultiProgress;
-use models::ModelKind;
+use models::{ModelKind, Place};
 use tokio::net::TcpListener;
 
-use super::{Failure, fetch};
+use super::{Failure, fetch, place};
 use crate::accounts::{Accounts, NewKey};
 use crate::api::{Api, Kept};
 use crate::app;
@@ -24,8 +24,6 @@ use crate::responses::Store;
 use crate::server::{self, Options, Signals};
 use crate::serving::{Lifecycle, Rates, Serving, unix_ms, upkeep};
 
-/// Keys and values are kept as 16-bit floats.
-const BYTES_PER_VALUE: usize = 2;
 /// Threads for encoding long prompts.
 const BLOCKING_THREADS: usize = 4;
 
@@ -108,9 +106,10 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 fn start_models(config: &Config) -> Result<Registry, Failure> {
     let bars = MultiProgress::new();
     let served = config.served();
+    let place = place::open(config)?;
     let started: Result<Vec<Served>, Failure> = std::thread::scope(|scope| {
-        let bars = &bars;
-        let start = |rule| scope.spawn(move || start_model(rule, config, bars));
+        let (bars, place) = (&bars, &place);
+        let start = |rule| scope.spawn(move || start_model(rule, config, place, bars));
         let threads: Vec<_> = served.iter().map(start).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Served, Failure>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -120,7 +119,12 @@ fn start_models(config: &Config) -> Result<Registry, Failure> {
     Ok(Registry::new(started?))
 }
 
-fn start_model(rule: &ModelRule, config: &Config, bars: &MultiProgress) -> Result<Served, Failure> {
+fn start_model(
+    rule: &ModelRule,
+    config: &Config,
+    place: &Place,
+    bars: &MultiProgress,
+) -> Result<Served, Failure> {
     let (card, path) = fetch::configured_model(rule, config, bars)?;
     let refused = |e: &dyn std::fmt::Display| format!("model {:?}: {e}", path.display());
     if card.kind != ModelKind::Chat {
@@ -130,29 +134,10 @@ fn start_model(rule: &ModelRule, config: &Config, bars: &MultiProgress) -> Resul
         let embedder = Embedder::start(loaded, embedder).map_err(|e| format!("[embedding]: {e}"))?;
         return Ok(Served::Embedder(embedder));
     }
-    let loaded = models::load(&path, card, &|_| {}).map_err(|e| refused(&e))?;
-    let engine_config = engine_config(config, loaded.model.config());
+    let loaded = models::load_on(&path, card, place, &|_| {}).map_err(|e| refused(&e))?;
+    let engine_config = place::engine_config(config, loaded.model.config(), place)?;
     let engine = Engine::start(loaded, engine_config).map_err(|e| format!("[engine]: {e}"))?;
     Ok(Served::Engine(engine))
-}
-
-/// Each generating model has a cache of its own.
-fn engine_config(config: &Config, shape: &models::ModelConfig) -> EngineConfig {
-    let section = &config.engine;
-    let bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES_PER_VALUE;
-    let num_blocks = (section.kv_cache_mib << 20) / (bytes_per_token * section.block_size);
-    EngineConfig {
-        max_num_seqs: section.max_num_seqs,
-        max_batched_tokens: section.max_batched_tokens,
-        prefill_chunk: section.prefill_chunk,
-        block_size: section.block_size,
-        num_blocks,
-        max_waiting: section.max_waiting,
-        prefix_cache: section.prefix_cache,
-        stream_capacity: section.stream_capacity,
-        grammar: config.grammar.limits(),
-        sharing: config.tiers.sharing(),
-    }
 }
 
 /// The demo serves an embedder too, unless the operator chose models or prices that leave it out.

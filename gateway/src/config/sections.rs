@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, DeviceChoice};
 
 /// One bounded number of the configuration, for documentation and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +174,8 @@ section! {
         block_size: usize = 16, 8, 256, "tokens";
         /// Memory of the key-value cache, touched only as used.
         kv_cache_mib: usize = 384, 1, 1_048_576, "MiB";
+        /// The same on a CUDA device; 0 takes nine tenths of what the weights leave free there, for one model.
+        cuda_kv_cache_mib: usize = 0, 0, 1_048_576, "MiB";
         /// Requests waiting for a place in the batch.
         max_waiting: usize = 256, 1, 100_000, "requests";
         /// How long a request may wait there.
@@ -184,6 +186,8 @@ section! {
         threads: usize = 0, 0, 1024, "threads";
     }
     others {
+        /// Where generating models run: "auto" (the first CUDA device, else the CPU), "cpu", or "cuda:0" and up.
+        device: DeviceChoice = DeviceChoice::Auto;
         /// Reuse the cache of equal prompt beginnings within an organisation.
         prefix_cache: bool = true;
     }

@@ -14,6 +14,7 @@ mod clients;
 mod completions;
 mod corpus;
 mod crash;
+mod device;
 mod drain;
 mod embeddings;
 mod guard;

@@ -69,6 +69,11 @@ impl DeviceBatch {
         })
     }
 
+    /// The tokens, those of sequences side by side, then padding.
+    pub fn token_ids(&self) -> &DeviceBuffer<u32> {
+        &self.token_ids
+    }
+
     /// Page numbers of a sequence in the block table.
     pub(crate) fn table_stride(&self) -> usize {
         self.table_stride

@@ -1,7 +1,7 @@
 //! A device, its memory, and launches on it.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 
@@ -111,6 +111,10 @@ pub(crate) trait Backend: Send + Sync {
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<(), CudaError>;
     /// Waits for everything before it.
     fn download(&self, address: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
+    /// From one allocation to another.
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError>;
+    /// Until everything before it is done.
+    fn wait(&self) -> Result<(), CudaError>;
     fn launch(&self, kernel: &'static str, launch: Launch, params: ParamBytes<'_>) -> Result<(), CudaError>;
     fn begin_capture(&self) -> Result<(), CudaError>;
     fn end_capture(&self) -> Result<Box<dyn Replay>, CudaError>;
@@ -119,23 +123,52 @@ pub(crate) trait Backend: Send + Sync {
 /// A CUDA device, or the emulator. Clones share it. All work on it happens in the order in which it is asked for.
 #[derive(Clone)]
 pub struct Device {
-    backend: Arc<dyn Backend>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Box<dyn Backend>,
+    retired: Mutex<Retired>,
+}
+
+/// A graph keeps addresses, not buffers: what goes while there are graphs is given back after the last of them.
+#[derive(Default)]
+struct Retired {
+    graphs: usize,
+    addresses: Vec<u64>,
 }
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Device({})", self.backend.describe())
+        write!(f, "Device({})", self.describe())
     }
 }
 
 impl Device {
-    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend }
+    pub(crate) fn new(backend: impl Backend + 'static) -> Self {
+        Self { shared: Arc::new(Shared { backend: Box::new(backend), retired: Mutex::default() }) }
+    }
+
+    fn backend(&self) -> &dyn Backend {
+        self.shared.backend.as_ref()
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Retired> {
+        self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, address: u64) {
+        let mut retired = self.retired();
+        if retired.graphs > 0 {
+            retired.addresses.push(address);
+        } else {
+            self.backend().free(address);
+        }
     }
 
     /// Its name, for people.
     pub fn describe(&self) -> String {
-        self.backend.describe()
+        self.backend().describe()
     }
 
     /// Free and total memory in bytes.
@@ -143,13 +176,13 @@ impl Device {
     /// # Errors
     /// What the driver reports.
     pub fn memory(&self) -> Result<(usize, usize), CudaError> {
-        self.backend.memory()
+        self.backend().memory()
     }
 
     /// A buffer of `len` values that may be anything.
     pub(crate) fn reserve<T: Element>(&self, len: usize) -> Result<DeviceBuffer<T>, CudaError> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or(CudaError::Memory { bytes: usize::MAX })?;
-        let address = self.backend.alloc(bytes.max(16))?;
+        let address = self.backend().alloc(bytes.max(16))?;
         Ok(DeviceBuffer { device: self.clone(), address, len, element: PhantomData })
     }
 
@@ -159,7 +192,7 @@ impl Device {
     /// No memory, or what the driver reports.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<DeviceBuffer<T>, CudaError> {
         let buffer = self.reserve(len)?;
-        self.backend.zero(buffer.address, len * size_of::<T>())?;
+        self.backend().zero(buffer.address, len * size_of::<T>())?;
         Ok(buffer)
     }
 
@@ -184,27 +217,60 @@ impl Device {
         }
         let bytes =
             ParamBytes { start: std::ptr::from_ref(params).cast(), len: size_of::<P>(), life: PhantomData };
-        self.backend.launch(kernel, launch, bytes)
+        self.backend().launch(kernel, launch, bytes)
     }
 
-    /// Records the launches that `record` makes instead of carrying them out. Buffers must outlive the graph's use; copies
-    /// are refused meanwhile.
+    /// Waits until all work so far is done.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn wait(&self) -> Result<(), CudaError> {
+        self.backend().wait()
+    }
+
+    /// Records the launches that `record` makes instead of carrying them out; copies are refused meanwhile. The memory of
+    /// buffers that go is kept as long as there are graphs on the device.
     ///
     /// # Errors
     /// What `record` or the driver reports.
     pub fn capture(&self, record: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
-        self.backend.begin_capture()?;
+        let hold = Hold::new(self);
+        self.backend().begin_capture()?;
         let recorded = record();
         // Capturing ends in any case.
-        let replay = self.backend.end_capture()?;
+        let replay = self.backend().end_capture()?;
         recorded?;
-        Ok(Graph { replay })
+        Ok(Graph { replay, _hold: hold })
     }
 }
 
 /// Captured launches.
 pub struct Graph {
     replay: Box<dyn Replay>,
+    _hold: Hold,
+}
+
+/// Counts a graph as long as it lives.
+struct Hold {
+    device: Device,
+}
+
+impl Hold {
+    fn new(device: &Device) -> Self {
+        device.retired().graphs += 1;
+        Self { device: device.clone() }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut retired = self.device.retired();
+        retired.graphs -= 1;
+        if retired.graphs == 0 {
+            // Launches so far come earlier in the order of the device.
+            retired.addresses.drain(..).for_each(|address| self.device.backend().free(address));
+        }
+    }
 }
 
 impl Graph {
@@ -227,7 +293,7 @@ pub struct DeviceBuffer<T: Element> {
 
 impl<T: Element> Drop for DeviceBuffer<T> {
     fn drop(&mut self) {
-        self.device.backend.free(self.address);
+        self.device.release(self.address);
     }
 }
 
@@ -259,7 +325,16 @@ impl<T: Element> DeviceBuffer<T> {
         ensure!(from.len() <= self.len, "{} values for a buffer of {}", from.len(), self.len);
         // SAFETY: `Element` types have no padding, so all their bytes are initialised.
         let bytes = unsafe { std::slice::from_raw_parts(from.as_ptr().cast::<u8>(), size_of_val(from)) };
-        self.device.backend.upload(self.address, bytes)
+        self.device.backend().upload(self.address, bytes)
+    }
+
+    /// Takes over all values of `from`, on the device.
+    ///
+    /// # Errors
+    /// Another length, or what the driver reports.
+    pub fn copy_from(&mut self, from: &Self) -> Result<(), CudaError> {
+        ensure!(from.len == self.len, "{} values for a buffer of {}", from.len, self.len);
+        self.device.backend().copy(self.address, from.address, self.len * size_of::<T>())
     }
 
     /// The first `len` values, after all work so far.
@@ -272,7 +347,7 @@ impl<T: Element> DeviceBuffer<T> {
         // SAFETY: any bytes make valid `Element`s.
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), len * size_of::<T>()) };
-        self.device.backend.download(self.address, bytes)?;
+        self.device.backend().download(self.address, bytes)?;
         Ok(out)
     }
 

@@ -35,6 +35,11 @@ pub fn sources() -> PathBuf {
 pub const FAMILIES: [&str; 7] =
     ["attention_decode", "attention_prefill", "linear", "linear_small", "norm", "rope_cache", "sampling"];
 
+/// What is compiled with the kernels: the interface used here, and the driver's.
+const PARTS: [&str; 2] = ["library.cpp", "driver.cpp"];
+/// Bytes that the emulated device says it has.
+const MEMORY: usize = 256 << 20;
+
 const FLAGS: [&str; 9] = [
     "-std=c++17",
     "-O1",
@@ -82,7 +87,7 @@ fn compile(sources: &Path, families: &[&str], work: &Path, sanitize: bool) -> io
     let files = families.iter().map(|name| sources.join(format!("{name}.cu")));
     let mut objects = Vec::new();
     let mut running: Vec<Child> = Vec::new();
-    for (index, file) in files.chain([sources.join("emulator/library.cpp")]).enumerate() {
+    for (index, file) in files.chain(PARTS.map(|part| sources.join("emulator").join(part))).enumerate() {
         // Two at a time: a build machine may have no more cores.
         if running.len() == 2 {
             finish(running.remove(0))?;
@@ -116,7 +121,7 @@ fn finish(mut child: Child) -> io::Result<()> {
 /// The library cannot be loaded.
 pub fn open(library: &Path, order: Order) -> Result<Device, CudaError> {
     let library = Library::open(library).map_err(CudaError::Absent)?;
-    Ok(Device::new(Arc::new(Emulator { library: Arc::new(library), order, captured: Mutex::default() })))
+    Ok(Device::new(Emulator { library: Arc::new(library), order, captured: Mutex::default() }))
 }
 
 type LaunchFn =
@@ -219,10 +224,13 @@ impl Backend for Emulator {
     }
 
     fn memory(&self) -> Result<(usize, usize), CudaError> {
-        Ok((1 << 30, 1 << 30))
+        Ok((MEMORY, MEMORY))
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64, CudaError> {
+        if bytes > MEMORY {
+            return Err(CudaError::Memory { bytes });
+        }
         // SAFETY: plain allocation.
         let memory = unsafe { (self.library.alloc)(bytes) };
         if memory.is_null() { Err(CudaError::Memory { bytes }) } else { Ok(memory as u64) }
@@ -252,6 +260,17 @@ impl Backend for Emulator {
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), CudaError> {
+        self.refuse_copies("a copy")?;
+        // SAFETY: the caller keeps within the allocations, which no Rust reference points to.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        self.refuse_copies("a wait")
     }
 
     fn launch(&self, kernel: &'static str, launch: Launch, params: ParamBytes<'_>) -> Result<(), CudaError> {

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
+mod cuda;
 mod encoder;
 mod fetching;
 mod gguf_corpus;
+mod random_llama;
 mod real_model;
 mod sample;
 mod templates;

@@ -6,7 +6,7 @@ use kernels::cuda::rope::{self, DeviceRope, QkvExtras};
 use kernels::cuda::{CacheElement, Device, DeviceBatch, DeviceBuffer, PagedCache};
 use kernels::{AttentionMeta, HeadShape, RopeTable};
 
-use super::{device, values, widen};
+use super::{device, rng, values, widen};
 use crate::support::{Rng, assert_close};
 
 const FP8: CacheElement = CacheElement::Fp8 { key_scale: 0.01, value_scale: 0.02 };
@@ -151,7 +151,7 @@ impl World {
 
 #[test]
 fn prefill_then_decode_agree_with_the_reference() {
-    let mut rng = Rng(221);
+    let mut rng = rng(221);
     let elements = [CacheElement::F16, CacheElement::BF16, FP8, CacheElement::Int8];
     let shapes = [(6, 2, 64), (2, 2, 80), (4, 1, 96), (8, 2, 128), (2, 1, 256), (11, 1, 64)];
     for (index, heads) in shapes.into_iter().enumerate() {
@@ -170,7 +170,7 @@ fn prefill_then_decode_agree_with_the_reference() {
 
 #[test]
 fn windows_and_caps() {
-    let mut rng = Rng(222);
+    let mut rng = rng(222);
     for (index, (window, soft_cap)) in
         [(Some(7), None), (None, Some(2.0)), (Some(33), Some(5.0)), (Some(100), None), (Some(1), None)]
             .into_iter()
@@ -190,7 +190,7 @@ fn windows_and_caps() {
 
 #[test]
 fn a_sequence_does_not_depend_on_its_neighbours() {
-    let mut rng = Rng(223);
+    let mut rng = rng(223);
     let world = World::new(case((8, 2, 64), CacheElement::F16, 16), &[200, 130, 17], &mut rng);
     world.run(&[(0, 0, 199), (1, 0, 129), (2, 0, 16)], 64);
     let width = 8 * 64;
@@ -201,7 +201,7 @@ fn a_sequence_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn queries_and_cache_are_what_the_definition_says() {
-    let mut rng = Rng(224);
+    let mut rng = rng(224);
     let shape = HeadShape { heads: 4, kv_heads: 2, head_dim: 64 };
     for interleaved in [false, true] {
         let mut own = case((4, 2, 64), CacheElement::F16, 16);

@@ -6,24 +6,20 @@ use std::process::{Command, Output};
 
 use kernels::cuda::emulator::{self, FAMILIES};
 
-use super::{LIBRARY, ORDER, out};
+use super::{LIBRARY, ORDER, out, text};
 
 /// Runs this program's tests of `filter` on `library`, whose sanitizers have to be loaded first.
 fn run(library: &Path, order: &str, filter: &str) -> Output {
     let sanitizer = Command::new("g++").arg("-print-file-name=libasan.so").output().expect("g++ runs");
     let sanitizer = String::from_utf8(sanitizer.stdout).expect("a path");
     Command::new(std::env::current_exe().expect("this program"))
-        .args([filter, "--test-threads=1", "--skip", "faults", "--skip", "gate"])
+        .args([filter, "--test-threads=1", "--skip", "faults", "--skip", "gate", "--skip", "driver"])
         .env("LD_PRELOAD", sanitizer.trim())
         .env("ASAN_OPTIONS", "detect_leaks=0")
         .env(LIBRARY, library)
         .env(ORDER, order)
         .output()
         .expect("this program runs")
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use kernels::WeightType;
 use kernels::cuda::linear::{DeviceMatrix, Product, matmul};
 use kernels::reference;
 
-use super::{device, values, widen};
+use super::{device, rng, values, widen};
 use crate::support::{Rng, assert_close, dequantized, weights};
 
 /// Sums of f32 over `k` products, each at most 1: rounding of every addition.
@@ -32,7 +32,7 @@ fn check(matrix: &DeviceMatrix, plain: &[f32], m: usize, rng: &mut Rng, what: &s
 
 #[test]
 fn bf16_weights() {
-    let (device, mut rng) = (device(), Rng(211));
+    let (device, mut rng) = (device(), rng(211));
     for (m, n, k) in
         [(1, 16, 32), (1, 50, 576), (3, 34, 288), (8, 130, 96), (9, 130, 64), (70, 256, 160), (130, 22, 32)]
     {
@@ -44,7 +44,7 @@ fn bf16_weights() {
 
 #[test]
 fn four_bit_weights() {
-    let (device, mut rng) = (device(), Rng(212));
+    let (device, mut rng) = (device(), rng(212));
     for ty in [WeightType::Q4_0, WeightType::Q4_1] {
         for (m, n, k) in [(1, 16, 128), (2, 50, 640), (8, 24, 256), (11, 10, 1152)] {
             let bytes = weights(ty, n, k, &mut rng);
@@ -56,7 +56,7 @@ fn four_bit_weights() {
 
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
-    let (device, mut rng) = (device(), Rng(213));
+    let (device, mut rng) = (device(), rng(213));
     let (n, k) = (48, 256);
     let weight = values(&mut rng, n * k, 1.0);
     let matrix = DeviceMatrix::bf16(&device, n, k, &weight).expect("matrix");

@@ -3,8 +3,8 @@
 use kernels::cuda::rows::{self, PickedRows, RowsOut};
 use kernels::reference;
 
-use super::{device, values, widen};
-use crate::support::{Rng, assert_close};
+use super::{device, rng, values, widen};
+use crate::support::assert_close;
 
 /// Largest error of an e4m3 value: half a step of 1/8 of its power of two, or of the smallest step.
 fn fp8_bound(expected: f64, scale: f64) -> f64 {
@@ -20,7 +20,7 @@ fn fp8_value(bits: u8) -> f32 {
 
 #[test]
 fn rms_norm_adds_picks_and_quantises() {
-    let (device, mut rng) = (device(), Rng(201));
+    let (device, mut rng) = (device(), rng(201));
     for (rows, width) in [(1, 4), (3, 64), (5, 576), (2, 1000)] {
         let (x, delta) = (rng.values(rows * width), values(&mut rng, rows * width, 1.0));
         let weight = rng.values(width);
@@ -61,7 +61,7 @@ fn rms_norm_adds_picks_and_quantises() {
 
 #[test]
 fn silu_mul_in_both_forms() {
-    let (device, mut rng) = (device(), Rng(202));
+    let (device, mut rng) = (device(), rng(202));
     for (rows, width) in [(1, 8), (3, 136), (2, 1536)] {
         let x = values(&mut rng, rows * 2 * width, 6.0);
         let expected = reference::silu_mul(&widen(&x), width);
@@ -92,7 +92,7 @@ fn silu_mul_in_both_forms() {
 
 #[test]
 fn embedding_rows_are_exact() {
-    let (device, mut rng) = (device(), Rng(203));
+    let (device, mut rng) = (device(), rng(203));
     let (vocab, width) = (50, 200);
     let table = values(&mut rng, vocab * width, 3.0);
     let ids: Vec<u32> = vec![0, 49, 7, 7, 50, u32::MAX];

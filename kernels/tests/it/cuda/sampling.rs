@@ -2,8 +2,7 @@
 
 use kernels::cuda::sampling::{Adjustment, NoToken, RowWish, SampleRow, Sampled, sample};
 
-use super::device;
-use crate::support::Rng;
+use super::{device, rng};
 
 const PLAIN: SampleRow = SampleRow::DEFAULT;
 
@@ -70,7 +69,7 @@ fn run(logits: &[f32], vocab: usize, wishes: &[RowWish]) -> Vec<Result<Sampled, 
 
 #[test]
 fn draws_follow_every_filter() {
-    let mut rng = Rng(231);
+    let mut rng = rng(231);
     let row = |seed| SampleRow { seed, temperature: 0.8, ..PLAIN };
     for vocab in [5, 33, 1000, 3001] {
         for seed in 0..4 {
