@@ -4,10 +4,13 @@ pub mod admin;
 pub mod anthropic;
 pub mod auth;
 pub mod azure;
+pub mod batches;
 pub mod body;
+pub mod capacity;
 pub mod encoding;
 pub mod error;
 pub mod fields;
+pub mod files;
 pub mod functions;
 pub mod generation;
 pub mod idempotency;
@@ -30,7 +33,10 @@ use engine::{Embedder, Engine};
 use self::body::BodyLimits;
 use self::error::{ApiError, ApiResult, Code};
 use crate::accounts::{Accounts, Identity};
+use crate::batches::Batches;
+use crate::capacity::Capacity;
 use crate::config::{Config, EmbeddingSection, Limits};
+use crate::files::Files;
 use crate::guard::Guard;
 use crate::idempotency::Idempotency;
 use crate::receipts::Signer;
@@ -52,6 +58,18 @@ pub struct Api {
     pub idempotency: Idempotency,
     /// Answers in the making that no client has to wait for.
     pub background: Background,
+    /// Files of customers.
+    pub files: Files,
+    /// Batches.
+    pub batches: Batches,
+    /// What does them.
+    pub runner: batches::Runner,
+    /// What the machine was measured to do.
+    pub capacity: Option<Capacity>,
+    /// Time between tokens that is promised, milliseconds.
+    pub capacity_target_ms: f64,
+    /// Places for uploads.
+    pub uploads: tokio::sync::Semaphore,
     /// When the model was loaded, Unix seconds.
     pub created: u64,
     /// Content rules.
@@ -66,12 +84,18 @@ pub struct Api {
     pub reports: organization::ReportSource,
 }
 
-/// What is kept of requests.
+/// What is kept of requests and for customers beside their bills.
 pub struct Kept {
     /// Answers for a later `GET`.
     pub responses: Arc<Store>,
     /// Answers to requests that may be sent twice.
     pub idempotency: Idempotency,
+    /// Files.
+    pub files: Files,
+    /// Batches.
+    pub batches: Batches,
+    /// What was measured.
+    pub capacity: Option<Capacity>,
 }
 
 /// Handle of [`Api`] in handlers.
@@ -102,6 +126,12 @@ impl Api {
             responses: kept.responses,
             idempotency: kept.idempotency,
             background: Background::default(),
+            files: kept.files,
+            batches: kept.batches,
+            capacity: kept.capacity,
+            capacity_target_ms: f64::from(config.capacity.inter_token_ms),
+            runner: batches::Runner::new(&config.batches),
+            uploads: tokio::sync::Semaphore::new(config.files.max_uploads),
             created: unix_ms() / 1_000,
             guard,
             limits: config.limits.clone(),

@@ -16,7 +16,9 @@ use crate::api::anthropic::messages;
 use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
-use crate::api::{admin as operator, azure, idempotency, receipts, rerank, responses, tokenize};
+use crate::api::{
+    admin as operator, azure, batches, capacity, files, idempotency, receipts, rerank, responses, tokenize,
+};
 use crate::metrics::Sample;
 use crate::registry::Served;
 use layers::{HeaderLimits, Observed};
@@ -35,6 +37,13 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
         .route("/v1/responses/{id}/cancel", post(responses::cancel))
         .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/files", get(files::list).post(files::create))
+        .route("/v1/files/{id}", get(files::retrieve).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/batches", get(batches::list).post(batches::create))
+        .route("/v1/batches/{id}", get(batches::retrieve))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
+        .route("/v1/capacity", get(capacity::retrieve))
         .route("/v1/moderations", post(moderations::create))
         .route("/v1/organization/costs", get(usage::costs))
         .route("/v1/organization/usage/completions", get(usage::completions))
@@ -120,7 +129,9 @@ async fn metrics(State(api): State<Shared>) -> Response {
     samples.extend(api.models.iter().flat_map(of_model));
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
-    (headers, api.serving.metrics.render(samples)).into_response()
+    let mut page = api.serving.metrics.render(samples);
+    api.serving.slo.render(&mut page, api.serving.monotonic_ms());
+    (headers, page).into_response()
 }
 
 /// What a model's engine tells of itself.

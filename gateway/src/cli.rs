@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin_keys;
+mod calibrate;
 mod credits;
 mod fetch;
 mod keys;
@@ -41,6 +42,12 @@ enum Command {
     Demo(ServeArgs),
     /// Serve
     Serve(ServeArgs),
+    /// Measure what this machine can serve, for /v1/capacity; while nothing else runs on it
+    Calibrate {
+        /// Configuration file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Fetch a model by its card's name, or take over a local GGUF file
     Pull {
         /// Name of a built-in card, or path of a file
@@ -113,6 +120,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Demo(args) => serve::run(configured(&args, cli.data)?, true),
         Command::Serve(args) => serve::run(configured(&args, cli.data)?, false),
+        Command::Calibrate { config } => calibrate::run(&with_file(config.as_deref(), cli.data)?),
         Command::Pull { model } => fetch::pull(&model, &defaults(cli.data)?),
         Command::Keys(command) => keys::run(command, &defaults(cli.data)?.data.dir),
         Command::AdminKeys(command) => admin_keys::run(command, &defaults(cli.data)?.data.dir),

@@ -16,6 +16,7 @@ mod embedding;
 mod grammar;
 mod guard;
 mod load;
+mod market;
 mod money;
 mod sections;
 #[cfg(test)]
@@ -27,10 +28,11 @@ pub use device::DeviceChoice;
 pub use embedding::EmbeddingSection;
 pub use grammar::GrammarSection;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
+pub use market::{BatchWindow, BatchesSection, CapacitySection, FilesSection, SloSection};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
     Bound, Data, EngineSection, IdempotencySection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
-    ResponsesSection, Server, TenantRule, Tiers, bounds, make_private_dir,
+    ResponsesSection, Server, TenantRule, Tiers, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -66,6 +68,14 @@ pub struct Config {
     pub responses: ResponsesSection,
     /// Requests that may be sent twice.
     pub idempotency: IdempotencySection,
+    /// Files of customers.
+    pub files: FilesSection,
+    /// Requests in files, done when there is room.
+    pub batches: BatchesSection,
+    /// What is promised of what the machine can serve.
+    pub capacity: CapacitySection,
+    /// Targets of the tiers.
+    pub slo: SloSection,
     /// Reports and exports.
     pub reports: Reports,
 }
@@ -162,6 +172,10 @@ impl Config {
         self.ledger.check_bounds()?;
         self.responses.check_bounds()?;
         self.idempotency.check_bounds()?;
+        self.files.check_bounds()?;
+        self.batches.check_bounds()?;
+        self.capacity.check_bounds()?;
+        self.slo.check_bounds()?;
         self.guard.validate()?;
         self.reports.check_bounds()?;
         for (key, value) in [("provider", &self.reports.provider), ("region", &self.reports.region)] {
@@ -230,6 +244,27 @@ impl Config {
             .map_err(|source| ConfigError::Money { key: "money.price".to_owned(), source })?;
         self.tiers.complete(card)
     }
+}
+
+/// Every bounded number of the configuration.
+pub fn bounds() -> impl Iterator<Item = &'static Bound> {
+    let sections = [
+        Server::BOUNDS,
+        Limits::BOUNDS,
+        EngineSection::BOUNDS,
+        Tiers::BOUNDS,
+        EmbeddingSection::BOUNDS,
+        GrammarSection::BOUNDS,
+        LedgerSection::BOUNDS,
+        ResponsesSection::BOUNDS,
+        IdempotencySection::BOUNDS,
+        FilesSection::BOUNDS,
+        CapacitySection::BOUNDS,
+        SloSection::BOUNDS,
+        BatchesSection::BOUNDS,
+        Reports::BOUNDS,
+    ];
+    sections.into_iter().flatten()
 }
 
 fn invalid(key: &str, value: &dyn std::fmt::Display, message: &str) -> ConfigError {

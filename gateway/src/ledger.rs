@@ -39,7 +39,7 @@ pub use balance::{Balance, GrantLeft, balance, was_billed};
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use evidence::{Evidence, Evidences};
 pub use period::{Period, PeriodError};
-pub use recovery::Recovery;
+pub use recovery::{Finished, Recovery};
 pub use types::{
     BudgetPeriod, BudgetScope, BudgetShortage, Credit, CreditKind, CreditShortage, EndReason, HoldError,
     HoldRequest, LedgerError, Settled, Settlement, Timings, Tokens,
@@ -63,17 +63,29 @@ impl Ledger {
     /// Opens (or makes) the ledger in `dir` for writing, ends what an earlier process left open, and starts the writer.
     /// A second process that tries is refused with [`LedgerError::Locked`].
     pub fn open(dir: &Path, options: &LedgerSection, now_ms: u64) -> Result<Ledger, LedgerError> {
+        Self::open_with(dir, options, now_ms, &|_| Ok(None))
+    }
+
+    /// As [`Ledger::open`], where requests may have been finished that the ledger did not hear of: `finished` gives what
+    /// is to be billed of a request whose answer is kept elsewhere.
+    pub fn open_with(
+        dir: &Path,
+        options: &LedgerSection,
+        now_ms: u64,
+        finished: Finished<'_>,
+    ) -> Result<Ledger, LedgerError> {
         let store = sqlite::SqliteStore::open(dir)?;
-        Self::start(Box::new(store), options, now_ms)
+        Self::start(Box::new(store), options, now_ms, finished)
     }
 
     fn start(
         mut store: Box<dyn store::Store>,
         options: &LedgerSection,
         now_ms: u64,
+        finished: Finished<'_>,
     ) -> Result<Ledger, LedgerError> {
         let mut book = book::Book::load(store.as_mut())?;
-        let recovery = recovery::recover(&mut book, store.as_mut(), now_ms)?;
+        let recovery = recovery::recover(&mut book, store.as_mut(), now_ms, finished)?;
         Ok(Self { shared: Shared::start(store, book, recovery, options)? })
     }
 

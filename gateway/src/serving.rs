@@ -19,9 +19,9 @@ mod tiers;
 mod tokenise;
 mod upkeep;
 
-pub use admission::{AdmitError, Job};
+pub use admission::{AdmitError, BatchJob, Job};
 pub use delivery::{Delivery, WireState};
-pub use embedding::{EmbedJob, Embedded};
+pub use embedding::{EmbedJob, Embedded, Held};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
 pub use rates::Rates;
@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
+use crate::slo::Slo;
 
 /// Time limits and allowances of admitted requests.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,8 @@ pub struct Serving {
     pub options: Options,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Whether tokens come as promised.
+    pub slo: Slo,
     /// Whether the server is going down.
     pub lifecycle: Lifecycle,
     /// Output to reserve at first.
@@ -99,6 +102,7 @@ impl Serving {
             tiers: TierPolicy::new(&config.tiers),
             options: Options::of(config),
             metrics: Arc::default(),
+            slo: Slo::new(&config.slo),
             lifecycle,
             allowances: Allowances::new(&config.limits),
             typical_ms: AtomicU64::new(1_000),
@@ -109,6 +113,11 @@ impl Serving {
     /// Milliseconds since the start, for limits: never runs backwards.
     pub fn monotonic_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long requests have taken lately.
+    pub fn typical_ms(&self) -> u64 {
+        self.typical_ms.load(Ordering::Relaxed)
     }
 
     /// Milliseconds of a running average, new values weighing an eighth.

@@ -30,6 +30,23 @@ struct Entry {
     last_used_ms: AtomicU64,
 }
 
+impl Entry {
+    /// Whether the key works.
+    fn check(&self, now_ms: u64) -> Result<(), AuthError> {
+        if self.revoked {
+            Err(AuthError::Revoked)
+        } else if self.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
+            Err(AuthError::Expired)
+        } else if self.org_disabled {
+            Err(AuthError::OrgDisabled)
+        } else if self.archived {
+            Err(AuthError::ProjectArchived)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 #[derive(Default)]
 struct Snapshot {
     keys: HashMap<Digest, Entry>,
@@ -89,22 +106,23 @@ impl Inner {
         }
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
         let entry = snapshot.keys.get(&mac).ok_or(AuthError::Unknown)?;
-        if entry.revoked {
-            Err(AuthError::Revoked)
-        } else if entry.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
-            Err(AuthError::Expired)
-        } else if entry.org_disabled {
-            Err(AuthError::OrgDisabled)
-        } else if entry.archived {
-            Err(AuthError::ProjectArchived)
-        } else {
-            let last = entry.last_used_ms.load(Ordering::Relaxed);
-            if now_ms.abs_diff(last) >= USE_MS {
-                entry.last_used_ms.store(now_ms, Ordering::Relaxed);
-                self.note_use(&entry.identity.key_id, now_ms);
-            }
-            Ok(entry.identity.clone())
+        entry.check(now_ms)?;
+        let last = entry.last_used_ms.load(Ordering::Relaxed);
+        if now_ms.abs_diff(last) >= USE_MS {
+            entry.last_used_ms.store(now_ms, Ordering::Relaxed);
+            self.note_use(&entry.identity.key_id, now_ms);
         }
+        Ok(entry.identity.clone())
+    }
+
+    /// The identity behind a key's id, for work that goes on after its request.
+    pub(super) fn identity(&self, key_id: &str, now_ms: u64) -> Result<Arc<Identity>, AuthError> {
+        self.refresh(now_ms, POLL_MS)?;
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = snapshot.keys.values();
+        let entry = entries.find(|entry| entry.identity.key_id == key_id).ok_or(AuthError::Unknown)?;
+        entry.check(now_ms)?;
+        Ok(entry.identity.clone())
     }
 
     /// To be written down later, once for many uses.

@@ -68,6 +68,11 @@ impl Accounts {
         self.inner.authenticate(secret, now_ms)
     }
 
+    /// The caller behind a key's id as things stand now: for work that goes on after the request that began it.
+    pub fn identity(&self, key_id: &str, now_ms: u64) -> Result<Arc<Identity>, AuthError> {
+        self.inner.identity(key_id, now_ms)
+    }
+
     /// Lets the operator in; for the admin listener.
     pub fn authenticate_admin(&self, secret: &str, now_ms: u64) -> Result<AdminKeyRow, AuthError> {
         if secret.is_empty() {

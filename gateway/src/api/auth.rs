@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use engine::Engine;
+use engine::{Engine, Tier};
 
 use super::Shared;
 use super::error::{ApiError, ApiResult, Code};
 use super::scope::Scope;
 use crate::accounts::{AuthError, Identity, Permission};
 use crate::server::PeerAddress;
-use crate::serving::{AdmitError, InFlight, Job, unix_ms};
+use crate::serving::{AdmitError, BatchJob, InFlight, Job, unix_ms};
 
 /// Longest `Idempotency-Key`.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -23,6 +23,8 @@ pub struct Caller {
     pub identity: Arc<Identity>,
     /// The request it makes.
     pub scope: Arc<Scope>,
+    /// Set where the request is a line of a batch.
+    pub batch: Option<BatchJob>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller
@@ -37,7 +39,7 @@ where
         let secret = secret(&parts.headers)?;
         let identity = api.accounts.authenticate(secret, unix_ms())?;
         check_rights(&identity, parts)?;
-        let caller = Self { identity, scope };
+        let caller = Self { identity, scope, batch: None };
         caller.note_limits(&api);
         check_idempotency_key(&parts.headers)?;
         Ok(caller)
@@ -49,6 +51,19 @@ impl Caller {
     pub fn note_limits(&self, api: &Shared) {
         let serving = &api.serving;
         self.scope.set_rate(serving.limiter.headers(&self.identity, serving.monotonic_ms()));
+    }
+
+    /// The tier that serves the request; `wanted` is absent where that is left to the project's default.
+    pub fn tier(&self, api: &Shared, wanted: Option<Tier>) -> ApiResult<Tier> {
+        match (self.batch, wanted) {
+            (None, wanted) => Ok(api.serving.tiers.choose(&self.identity, wanted)?),
+            (Some(_), None | Some(Tier::Batch)) => Ok(Tier::Batch),
+            (Some(_), Some(_)) => {
+                let message =
+                    "The lines of a batch are served in the tier 'batch'. Leave out 'service_tier'.";
+                Err(ApiError::param(Code::UnsupportedValue, "service_tier", message))
+            }
+        }
     }
 
     /// Admits `job` and notes the limits, also when it is refused.

@@ -10,7 +10,7 @@ use super::fields::{invalid, string_of, wrong_type};
 use super::json::Json;
 use super::openai::params::token_of;
 use crate::ledger::{Details, parse_sha256};
-use crate::serving::{EmbedJob, Embedded};
+use crate::serving::{EmbedJob, Embedded, Held};
 
 /// What one input is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +79,23 @@ pub async fn vectors(
     request: Request,
     inputs: Vec<Input>,
 ) -> ApiResult<Embedded> {
-    // A caller with nothing left is refused before any work.
-    api.serving.check_exhausted(&caller.identity)?;
+    let mut held = held_vectors(api, caller, embedder, request, inputs).await?;
+    let receipt = held.settle().await?;
+    Ok(Embedded { vectors: held.vectors, receipt })
+}
+
+/// The same without the bill.
+pub async fn held_vectors(
+    api: &Shared,
+    caller: &Caller,
+    embedder: &Embedder,
+    request: Request,
+    inputs: Vec<Input>,
+) -> ApiResult<Held> {
+    if caller.batch.is_none() {
+        // A caller with nothing left is refused before any work.
+        api.serving.check_exhausted(&caller.identity)?;
+    }
     screen(api, embedder, &inputs)?;
     let limit = api.embedding.max_request_tokens;
     let inputs = encode(embedder, inputs, request.param, limit).await?;
@@ -95,11 +110,12 @@ pub async fn vectors(
             weights_sha256: parse_sha256(&embedder.card().sha256),
             ..Details::of(&caller.identity)
         },
+        batch: caller.batch,
         arrived: caller.scope.arrived,
     };
-    let embedded = api.serving.embed(embedder, job).await;
+    let held = api.serving.vectors(embedder, job).await;
     caller.note_limits(api);
-    Ok(embedded?)
+    Ok(held?)
 }
 
 /// Refuses what the operator's content rules forbid, as for prompts.

@@ -122,6 +122,10 @@ table! {
     ModelNotFound => 404 "invalid_request_error" "model_not_found" No;
     /// No stored answer of this id for this caller.
     ResponseNotFound => 404 "invalid_request_error" "response_not_found" No;
+    /// No file of this id for this caller.
+    FileNotFound => 404 "invalid_request_error" "file_not_found" No;
+    /// No batch of this id for this caller.
+    BatchNotFound => 404 "invalid_request_error" "batch_not_found" No;
     /// No receipt of this caller under this id.
     ReceiptNotFound => 404 "invalid_request_error" "receipt_not_found" No;
     /// Nothing of this id.
@@ -136,8 +140,12 @@ table! {
     IdempotencyAnswerGone => 409 "invalid_request_error" "idempotency_answer_gone" Never;
     /// The name is taken.
     AlreadyExists => 409 "invalid_request_error" "already_exists" Never;
+    /// The batch has ended, or is about to.
+    BatchEnded => 409 "invalid_request_error" "batch_not_cancellable" Never;
     /// The body is larger than the limit.
     RequestTooLarge => 413 "invalid_request_error" "request_too_large" No;
+    /// No room for more files.
+    StorageFull => 413 "invalid_request_error" "storage_limit_exceeded" No;
     /// The request line is longer than the limit.
     UriTooLong => 414 "invalid_request_error" "uri_too_long" No;
     /// The body is not `application/json`.
@@ -152,6 +160,8 @@ table! {
     RateRequests => 429 "requests" "rate_limit_exceeded" Later;
     /// Tokens per minute.
     RateTokens => 429 "tokens" "rate_limit_exceeded" Later;
+    /// Too many batches are not finished.
+    BatchesFull => 429 "requests" "batch_limit_exceeded" Never;
     /// Nothing is left for those who can wait.
     NoSurplus => 429 "resource_unavailable" "flex_capacity_unavailable" Later;
     /// A budget is used up.

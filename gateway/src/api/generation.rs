@@ -171,7 +171,7 @@ impl Generation {
         sampling.logprobs = self.logprobs;
         sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
-        let tier = api.serving.tiers.choose(&caller.identity, self.tier)?;
+        let tier = caller.tier(api, self.tier)?;
         self.screen(&api.guard, engine).await?;
         let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
         let tags = tags.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
@@ -200,6 +200,7 @@ impl Generation {
             wire,
             stream: self.stream,
             tier,
+            batch: caller.batch,
             arrived: caller.scope.arrived,
         };
         let flight = caller.admit(api, engine, job).await.map_err(|error| match error {

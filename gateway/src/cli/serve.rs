@@ -14,10 +14,13 @@ use super::{Failure, fetch, place};
 use crate::accounts::{Accounts, NewKey};
 use crate::api::{Api, Kept};
 use crate::app;
+use crate::batches::Batches;
+use crate::capacity::Capacity;
 use crate::config::{Config, DEMO_EMBEDDER, EmbeddingSection, ModelRule, make_private_dir};
+use crate::files::Files;
 use crate::guard::Guard;
 use crate::idempotency::Idempotency;
-use crate::ledger::{Ledger, was_billed};
+use crate::ledger::{Ledger, LedgerError, was_billed};
 use crate::receipts::Signer;
 use crate::registry::{Registry, Served};
 use crate::responses::Store;
@@ -26,6 +29,8 @@ use crate::serving::{Lifecycle, Rates, Serving, unix_ms, upkeep};
 
 /// Threads for encoding long prompts.
 const BLOCKING_THREADS: usize = 4;
+/// How long files may stay on the disk after their time; nobody sees them.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves until a signal.
 pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
@@ -46,10 +51,9 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let listener = bind("server.listen", config.server.listen)?;
     let admin = bind("server.admin_listen", config.server.admin_listen)?;
     let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
-    let ledger = Ledger::open(&config.data.dir, &config.ledger, unix_ms())?;
-    let responses = Arc::new(Store::open(&config.data.dir, &config.responses, unix_ms())?);
-    let billed = |id: &str| was_billed(&config.data.dir, id).map_err(|error| error.to_string());
-    let idempotency = Idempotency::open(&config.data.dir, &config.idempotency, billed)?;
+    let batches = Batches::open(&config.data.dir, &config.batches, unix_ms())?;
+    let ledger = open_ledger(&config, &batches)?;
+    let kept = open_kept(&config, batches)?;
     let signer = Signer::open(&config.data.dir)?;
     let models = start_models(&config)?;
     let key = if is_demo { demo_key(&accounts)? } else { None };
@@ -57,7 +61,6 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let rates = Rates::new(&config, &accounts.list_prices()?)?;
     let serving = Serving::new(ledger.clone(), rates, &config, lifecycle.clone());
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
-    let kept = Kept { responses, idempotency };
     let api = Arc::new(Api::new(accounts, Arc::new(serving), kept, models.clone(), guard, signer, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);
     let signals = Signals::catch()?;
@@ -68,6 +71,43 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     ledger.close();
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// What is kept beside accounts and ledger.
+fn open_kept(config: &Config, batches: Batches) -> Result<Kept, Failure> {
+    let dir = &config.data.dir;
+    let billed = |id: &str| was_billed(dir, id).map_err(|error| error.to_string());
+    Ok(Kept {
+        responses: Arc::new(Store::open(dir, &config.responses, unix_ms())?),
+        idempotency: Idempotency::open(dir, &config.idempotency, billed)?,
+        files: Files::open(dir, &config.files, unix_ms())?,
+        batches,
+        capacity: Capacity::load(dir).map_err(|e| format!("capacity.json: {e}"))?,
+    })
+}
+
+/// Lines of batches that are kept but not billed are billed now.
+fn open_ledger(config: &Config, batches: &Batches) -> Result<Ledger, LedgerError> {
+    let finished = |request_id: &str| {
+        batches.finished(request_id).map_err(|error| LedgerError::Unavailable(error.to_string()))
+    };
+    Ledger::open_with(&config.data.dir, &config.ledger, unix_ms(), &finished)
+}
+
+/// Removes what has expired, now and then.
+async fn sweep(api: Arc<Api>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let api = Arc::clone(&api);
+        let swept = tokio::task::spawn_blocking(move || {
+            api.files.sweep(unix_ms())?;
+            api.batches.sweep(unix_ms())?;
+            Ok::<(), Failure>(())
+        });
+        if let Ok(Err(error)) = swept.await {
+            tracing::error!(error, "what has expired cannot be removed");
+        }
+    }
 }
 
 /// Serves until the last connection has ended after a signal.
@@ -86,10 +126,14 @@ async fn serve(
     let private = app::admin(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
     let private = tokio::spawn(server::serve(admin, private, options, Lifecycle::default()));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&api.serving), api.accounts.clone()));
+    api.runner.resume(&api)?;
+    let sweeper = tokio::spawn(sweep(Arc::clone(&api)));
     tokio::spawn(server::serve(listener, public, options, lifecycle)).await?;
     // Answers without a connection are streams like all others: they end by themselves, or when they are cut.
     api.background.idle().await;
     api.idempotency.idle().await;
+    api.runner.idle().await;
+    sweeper.abort();
     signals.abort();
     private.abort();
     upkeep.abort();
@@ -119,7 +163,7 @@ fn start_models(config: &Config) -> Result<Registry, Failure> {
     Ok(Registry::new(started?))
 }
 
-fn start_model(
+pub(super) fn start_model(
     rule: &ModelRule,
     config: &Config,
     place: &Place,

@@ -205,8 +205,14 @@ section! {
         priority_price_percent: u32 = 175, 0, 1000, "%";
         /// The same for flex; the public platforms take half.
         flex_price_percent: u32 = 50, 0, 1000, "%";
-        /// The same for batches; the public platforms take half.
+        /// The same for batches, wanted within a day; the public platforms take half.
         batch_price_percent: u32 = 50, 0, 1000, "%";
+        /// The same for batches that are wanted within an hour.
+        batch_1h_price_percent: u32 = 75, 0, 1000, "%";
+        /// The same within four hours.
+        batch_4h_price_percent: u32 = 60, 0, 1000, "%";
+        /// The same within a week.
+        batch_7d_price_percent: u32 = 40, 0, 1000, "%";
         /// Most tokens of one step for all lower tiers together while `internal` computes: keeps its tokens coming.
         internal_yield_tokens: usize = 16, 0, 65_536, "tokens";
         /// The same for `reserved`.
@@ -371,21 +377,4 @@ impl Default for Data {
     fn default() -> Self {
         Self { dir: PathBuf::from(".spillway") }
     }
-}
-
-/// Every bounded number of the configuration.
-pub fn bounds() -> impl Iterator<Item = &'static Bound> {
-    let sections = [
-        Server::BOUNDS,
-        Limits::BOUNDS,
-        EngineSection::BOUNDS,
-        Tiers::BOUNDS,
-        super::EmbeddingSection::BOUNDS,
-        super::GrammarSection::BOUNDS,
-        LedgerSection::BOUNDS,
-        ResponsesSection::BOUNDS,
-        IdempotencySection::BOUNDS,
-        Reports::BOUNDS,
-    ];
-    sections.into_iter().flatten()
 }

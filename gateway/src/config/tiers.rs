@@ -2,7 +2,7 @@
 
 use engine::{Sharing, Tier, TierRule};
 
-use super::{ConfigError, Tiers, invalid};
+use super::{BatchWindow, ConfigError, Tiers, invalid};
 use crate::money::{MoneyError, Picos, PriceVersion, RateCard};
 
 /// Largest weight of a tenant.
@@ -62,17 +62,27 @@ impl Tiers {
         }
     }
 
+    /// All tiers of the rate card: those of the engine, and the windows of batches.
+    fn percents(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let windows = [
+            (BatchWindow::Hour.tier(), self.batch_1h_price_percent),
+            (BatchWindow::FourHours.tier(), self.batch_4h_price_percent),
+            (BatchWindow::Week.tier(), self.batch_7d_price_percent),
+        ];
+        Tier::ALL.map(|tier| (tier.name(), self.percent(tier))).into_iter().chain(windows)
+    }
+
     /// Adds to each version of a default price those of the tiers, until the model has a price of its own for the tier. A
     /// fraction of a pico-USD is rounded up.
     pub(super) fn complete(&self, card: RateCard) -> Result<RateCard, ConfigError> {
-        let is_own = |base: &PriceVersion, tier: Tier| {
-            let mut own = card.versions().iter().filter(|v| v.model == base.model && v.tier == tier.name());
+        let is_own = |base: &PriceVersion, tier: &str| {
+            let mut own = card.versions().iter().filter(|v| v.model == base.model && v.tier == tier);
             own.any(|version| version.effective_from_ms <= base.effective_from_ms)
         };
         let mut versions = card.versions().to_vec();
         for base in card.versions().iter().filter(|version| version.tier == Tier::Default.name()) {
-            for tier in Tier::ALL.into_iter().filter(|tier| !is_own(base, *tier)) {
-                versions.push(derived(base, tier, self.percent(tier)).map_err(money)?);
+            for (tier, percent) in self.percents().filter(|(tier, _)| !is_own(base, tier)) {
+                versions.push(derived(base, tier, percent).map_err(money)?);
             }
         }
         RateCard::new(versions).map_err(money)
@@ -83,14 +93,14 @@ fn money(source: MoneyError) -> ConfigError {
     ConfigError::Money { key: "tiers".to_owned(), source }
 }
 
-fn derived(base: &PriceVersion, tier: Tier, percent: u32) -> Result<PriceVersion, MoneyError> {
+fn derived(base: &PriceVersion, tier: &str, percent: u32) -> Result<PriceVersion, MoneyError> {
     let part = |price: Picos| {
         let hundredfold = i128::from(price.0) * i128::from(percent);
         i64::try_from((hundredfold + 99) / 100).map(Picos).map_err(|_| MoneyError::OutOfRange)
     };
     let (uncached, cached) = (part(base.uncached_input)?, part(base.cached_input)?);
     let from = base.effective_from_ms;
-    Ok(PriceVersion::new(&base.model, tier.name(), from, uncached, cached, part(base.output)?))
+    Ok(PriceVersion::new(&base.model, tier, from, uncached, cached, part(base.output)?))
 }
 
 fn check_tiers(
@@ -120,6 +130,7 @@ mod tests {
             |tier: &str| card.at("m", tier, 10).map(|v| (v.uncached_input.0, v.cached_input.0, v.output.0));
         assert_eq!(price("priority"), Some((175_000, 6, 700_000)));
         assert_eq!(price("batch"), Some((50_000, 2, 200_000)));
+        assert_eq!(price("batch_7d"), Some((40_000, 2, 160_000)));
         assert_eq!(price("flex"), Some((1, 1, 1)), "its own price");
         assert_eq!(card.at("m", "flex", 8).map(|v| v.output.0), Some(200_000), "before its own price");
         assert_eq!(card.at("m", "batch", 6), None, "not before the default price");

@@ -16,6 +16,15 @@ use crate::ledger::{Details, HoldError, HoldRequest, LedgerError, Tags};
 use crate::limits::LimitError;
 use crate::money::{MoneyError, Picos, PriceVersion};
 
+/// What is different for a line of a batch. It has the limits of batches in place of a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchJob {
+    /// Tier in rate card and bill.
+    pub billed: &'static str,
+    /// When its time is over; until then it waits for a place.
+    pub until: Instant,
+}
+
 /// A checked request.
 pub struct Job {
     /// Own id, also the ledger's key.
@@ -42,10 +51,19 @@ pub struct Job {
     pub wire: Option<Arc<WireState>>,
     /// Whether tokens are delivered as they come.
     pub stream: bool,
-    /// Tier that serves it, and is billed.
+    /// Tier that serves it, and is billed unless a batch says otherwise.
     pub tier: Tier,
+    /// Set for a line of a batch.
+    pub batch: Option<BatchJob>,
     /// When the request arrived.
     pub arrived: Instant,
+}
+
+impl Job {
+    /// Tier in rate card and bill.
+    fn billed(&self) -> &'static str {
+        self.batch.map_or(self.tier.name(), |batch| batch.billed)
+    }
 }
 
 /// Why a request was not admitted, or failed before its first token. It costs nothing.
@@ -128,7 +146,9 @@ impl Serving {
         if self.lifecycle.phase() != Phase::Serving {
             return Err(AdmitError::Draining);
         }
-        self.check_exhausted(&job.identity)?;
+        if job.batch.is_none() {
+            self.check_exhausted(&job.identity)?;
+        }
         let grammar = compile(engine, job.form.take()).await?;
         let mut prompts = Vec::with_capacity(job.prompts.len());
         for prompt in std::mem::take(&mut job.prompts) {
@@ -138,12 +158,15 @@ impl Serving {
         let plan = Plan::new(&prompts, &job, engine.context_len(), allowance);
         let price = self
             .rates
-            .at(&engine.card().id, job.tier.name(), unix_ms())
+            .at(&engine.card().id, job.billed(), unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?;
         let funds = Funds::new(price.clone(), &plan)?;
         let amount = funds.amount()?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);
-        let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
+        let reservation = match job.batch {
+            None => Some(self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?),
+            Some(_) => None,
+        };
         let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
         let mut flight =
@@ -258,7 +281,7 @@ fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, a
         project_id: job.identity.project_id.clone(),
         org_id: job.identity.org_id.clone(),
         model: engine.card().id.clone(),
-        tier: job.tier.name().to_owned(),
+        tier: job.billed().to_owned(),
         price: price.clone(),
         amount,
         prompt_tokens: plan.prompt_total(),

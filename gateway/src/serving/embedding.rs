@@ -7,7 +7,7 @@ use engine::{EmbedError, Embedder, Tier};
 use models::EncoderInput;
 use tokio::time::timeout_at;
 
-use super::{AdmitError, Cause, Phase, Receipt, Serving, unix_ms};
+use super::{AdmitError, BatchJob, Cause, Phase, Receipt, Serving, unix_ms};
 use crate::accounts::Identity;
 use crate::ledger::{Details, EndReason, HoldRequest, Settlement, Timings};
 use crate::limits::Reservation;
@@ -28,6 +28,8 @@ pub struct EmbedJob {
     pub inputs: Vec<EncoderInput>,
     /// What reports and receipts say about it.
     pub details: Details,
+    /// Set for a line of a batch.
+    pub batch: Option<BatchJob>,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -41,26 +43,58 @@ pub struct Embedded {
     pub receipt: Receipt,
 }
 
+/// Vectors that are not billed yet. Dropping it bills nothing, unless they were noted as kept.
+pub struct Held {
+    /// One an input.
+    pub vectors: Vec<Vec<f32>>,
+    /// What is going to be billed.
+    pub receipt: Receipt,
+    guard: Guard,
+}
+
+impl Held {
+    /// Notes that the answer is where the client finds it: from here on it is billed, whatever comes.
+    pub fn note_kept(&mut self) {
+        self.guard.kept = Some(self.receipt.tokens);
+    }
+
+    /// Bills them; when this returns, the bill is durable and its numbers may be told.
+    pub async fn settle(&mut self) -> Result<Receipt, AdmitError> {
+        self.guard.settle(self.receipt.tokens).await
+    }
+}
+
 impl Serving {
     /// Holds the money while the embedder works, and settles when it is done. A client that leaves pays nothing.
     pub async fn embed(self: &Arc<Self>, embedder: &Embedder, job: EmbedJob) -> Result<Embedded, AdmitError> {
+        let mut held = self.vectors(embedder, job).await?;
+        let receipt = held.settle().await?;
+        Ok(Embedded { vectors: held.vectors, receipt })
+    }
+
+    /// Holds the money while the embedder works.
+    pub async fn vectors(self: &Arc<Self>, embedder: &Embedder, job: EmbedJob) -> Result<Held, AdmitError> {
         if self.lifecycle.phase() != Phase::Serving {
             return Err(AdmitError::Draining);
         }
         let total: usize = job.inputs.iter().map(|input| input.tokens.len()).sum();
         let tokens = u32::try_from(total).map_err(|_| AdmitError::Internal("too many tokens".to_owned()))?;
         let model = &embedder.card().id;
+        let billed = job.batch.map_or(TIER.name(), |batch| batch.billed);
         let price =
-            self.rates.at(model, TIER.name(), unix_ms()).ok_or_else(|| AdmitError::NoPrice(model.clone()))?;
+            self.rates.at(model, billed, unix_ms()).ok_or_else(|| AdmitError::NoPrice(model.clone()))?;
         let amount = price.uncached_input.times(tokens)?;
-        let reservation = self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?;
+        let reservation = match job.batch {
+            None => Some(self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?),
+            Some(_) => None,
+        };
         let hold = HoldRequest {
             request_id: job.request_id.clone(),
             key_id: job.identity.key_id.clone(),
             project_id: job.identity.project_id.clone(),
             org_id: job.identity.org_id.clone(),
             model: model.clone(),
-            tier: TIER.name().to_owned(),
+            tier: billed.to_owned(),
             price,
             amount,
             prompt_tokens: tokens,
@@ -79,11 +113,14 @@ impl Serving {
             request_id: job.request_id,
             endpoint: job.endpoint,
             arrived: job.arrived,
-            reservation: Some(reservation),
+            reservation,
             held: true,
+            kept: None,
+            ended: false,
         };
         let held = async { self.ledger.hold(hold).await.map_err(AdmitError::Hold) };
-        let deadline = (job.arrived + self.options.request_deadline).into();
+        let usual = job.arrived + self.options.request_deadline;
+        let deadline = job.batch.map_or(usual, |batch| batch.until).into();
         let computed = async {
             tokio::select! {
                 () = self.lifecycle.reached(Phase::Cut) => Err(AdmitError::Draining),
@@ -100,8 +137,8 @@ impl Serving {
             guard.held = false;
         }
         let ((), vectors) = result?;
-        let receipt = guard.settle(Tokens { uncached_input: tokens, ..Tokens::default() }).await?;
-        Ok(Embedded { vectors, receipt })
+        let tokens = Tokens { uncached_input: tokens, ..Tokens::default() };
+        Ok(Held { vectors, receipt: Receipt { tokens, cost: amount }, guard })
     }
 }
 
@@ -111,30 +148,39 @@ struct Guard {
     request_id: String,
     endpoint: &'static str,
     arrived: Instant,
-    /// Taken by whoever ends the request.
     reservation: Option<Reservation>,
     /// Whether the ledger may know of the request.
     held: bool,
+    /// What is billed although nobody has settled it, because the answer is kept.
+    kept: Option<Tokens>,
+    ended: bool,
 }
 
 impl Guard {
-    async fn settle(&mut self, tokens: Tokens) -> Result<Receipt, AdmitError> {
-        let settlement = Settlement {
+    fn settlement(&self, tokens: Tokens) -> Settlement {
+        Settlement {
             request_id: self.request_id.clone(),
             tokens,
             end: EndReason::Finished,
             at_ms: unix_ms(),
             timings: Timings::default(),
-        };
-        let settled = self.serving.ledger.settle(settlement).await?;
+        }
+    }
+
+    async fn settle(&mut self, tokens: Tokens) -> Result<Receipt, AdmitError> {
+        let settled = self.serving.ledger.settle(self.settlement(tokens)).await?;
         self.end(settled.tokens, EndReason::Finished);
         Ok(Receipt { tokens: settled.tokens, cost: settled.cost })
     }
 
     fn end(&mut self, tokens: Tokens, end: EndReason) {
-        let Some(reservation) = self.reservation.take() else { return };
-        let actual = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
-        reservation.settle(actual, self.serving.monotonic_ms());
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if let Some(reservation) = self.reservation.take() {
+            let actual = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
+            reservation.settle(actual, self.serving.monotonic_ms());
+        }
         let duration = self.arrived.elapsed();
         self.serving.note_duration(duration);
         let metrics = &self.serving.metrics;
@@ -146,12 +192,17 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.reservation.is_some() {
-            if self.held {
-                self.serving.ledger.void_detached(&self.request_id, unix_ms());
-            }
-            let end = if std::thread::panicking() { EndReason::Error } else { EndReason::Disconnected };
-            self.end(Tokens::default(), end);
+        if self.ended {
+            return;
         }
+        if let Some(tokens) = self.kept {
+            self.serving.ledger.settle_detached(self.settlement(tokens));
+            return self.end(tokens, EndReason::Finished);
+        }
+        if self.held {
+            self.serving.ledger.void_detached(&self.request_id, unix_ms());
+        }
+        let end = if std::thread::panicking() { EndReason::Error } else { EndReason::Disconnected };
+        self.end(Tokens::default(), end);
     }
 }

@@ -3,7 +3,7 @@
 use super::admission::Plan;
 use super::unix_ms;
 use crate::ledger::{HoldError, HoldRequest, Ledger};
-use crate::money::{MoneyError, Picos, PriceVersion};
+use crate::money::{MoneyError, Picos, PriceVersion, Tokens};
 
 /// Fewer covered output tokens are not worth beginning for.
 const MIN_COVERED: u32 = 16;
@@ -33,6 +33,11 @@ impl Funds {
     /// What the first hold takes.
     pub(super) fn amount(&self) -> Result<Picos, MoneyError> {
         self.prompt_cost.checked_add(self.price.output.times(self.covered)?).ok_or(MoneyError::OutOfRange)
+    }
+
+    /// What `tokens` cost.
+    pub(super) fn cost(&self, tokens: Tokens) -> Result<Picos, MoneyError> {
+        Ok(self.price.cost(tokens)?.total)
     }
 
     /// Holds the money for prompts and allowance. Where a budget has less left and the allowance was only a guess at the

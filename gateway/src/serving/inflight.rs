@@ -21,7 +21,8 @@ use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
 use crate::ledger::{EndReason, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
-use crate::money::Tokens;
+use crate::money::{MoneyError, Tokens};
+use crate::slo::Target;
 
 /// Everything a guard begins with.
 pub(super) struct Opening {
@@ -29,7 +30,7 @@ pub(super) struct Opening {
     pub(super) job: Job,
     pub(super) plan: Plan,
     pub(super) funds: Funds,
-    pub(super) reservation: Reservation,
+    pub(super) reservation: Option<Reservation>,
     pub(super) streams: Streams,
 }
 
@@ -48,6 +49,8 @@ pub struct InFlight {
     first: Option<(usize, Option<Event>)>,
     /// Whether the ledger may know of the request.
     held: bool,
+    /// The whole answer is kept where the client finds it, so all of it is billed whatever comes.
+    kept: bool,
     ended: bool,
     last_delta: Option<Instant>,
     first_token_ms: Option<u64>,
@@ -60,9 +63,10 @@ impl InFlight {
         let delivery = Arc::new(Delivery::new(streams.len(), job.wire.clone()));
         Self {
             checkpoints: Checkpoints::new(Instant::now()),
-            reservation: Some(reservation),
+            reservation,
             first: None,
             held: false,
+            kept: false,
             ended: false,
             last_delta: None,
             first_token_ms: None,
@@ -86,7 +90,9 @@ impl InFlight {
         let ledger = self.serving.ledger.clone();
         let funds = &mut self.funds;
         let held = async { funds.hold(&ledger, hold).await.map_err(AdmitError::Hold) };
-        let wait = self.serving.options.queue_wait;
+        let usual = self.serving.options.queue_wait;
+        let wait =
+            self.job.batch.map_or(usual, |batch| batch.until.saturating_duration_since(Instant::now()));
         let lifecycle = self.serving.lifecycle.clone();
         let streams = &mut self.streams;
         let begun = async {
@@ -151,7 +157,8 @@ impl InFlight {
 
     async fn wait(&mut self) -> Result<(usize, Option<Event>), Step> {
         let options = self.serving.options;
-        let deadline = self.job.arrived + options.request_deadline;
+        let deadline =
+            self.job.batch.map_or(self.job.arrived + options.request_deadline, |batch| batch.until);
         // A stream that always has something ready must not outrun these two.
         if self.serving.lifecycle.phase() == Phase::Cut {
             return Err(Step::Cut(Cause::Shutdown));
@@ -207,15 +214,20 @@ impl InFlight {
     fn time_delta(&mut self) {
         let now = Instant::now();
         let (metrics, tier) = (&self.serving.metrics, self.job.tier.index());
+        let promise = |target, took| {
+            self.serving.slo.note(self.job.tier, target, took, self.serving.monotonic_ms());
+        };
         match self.last_delta.replace(now) {
             None => {
                 self.first_token_ms = Some(unix_ms());
                 metrics.first_token.observe(now - self.job.arrived);
                 metrics.tier_first_token[tier].observe(now - self.job.arrived);
+                promise(Target::FirstToken, now - self.job.arrived);
             }
             Some(last) => {
                 metrics.next_token.observe(now - last);
                 metrics.tier_next_token[tier].observe(now - last);
+                promise(Target::NextToken, now - last);
             }
         }
     }
@@ -270,6 +282,17 @@ impl InFlight {
         let (ledger, id, at_ms) = (self.serving.ledger.clone(), self.job.request_id.clone(), unix_ms());
         let ack = async move { ledger.checkpoint(&id, tokens, at_ms).await };
         self.checkpoints.begin(flushed, ack.boxed(), now)
+    }
+
+    /// What [`settle`](Self::settle) is going to bill.
+    pub fn preview(&self) -> Result<Receipt, MoneyError> {
+        let tokens = self.meter.whole();
+        Ok(Receipt { tokens, cost: self.funds.cost(tokens)? })
+    }
+
+    /// Notes that the whole answer is where the client finds it: from here on all of it is billed, whatever comes.
+    pub fn note_kept(&mut self) {
+        self.kept = true;
     }
 
     /// Bills everything: all choices are complete, or a unary answer ends at its budget. When this returns, the bill is
@@ -358,6 +381,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.ended {
             return;
+        }
+        if self.kept {
+            let tokens = self.meter.whole();
+            self.serving.ledger.settle_detached(self.settlement(tokens, EndReason::Finished));
+            return self.end(tokens, EndReason::Finished);
         }
         let end = if std::thread::panicking() { EndReason::Error } else { EndReason::Disconnected };
         // A unary answer hands nothing over before it is settled, so this is zero for it.

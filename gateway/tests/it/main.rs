@@ -7,7 +7,9 @@ mod support;
 
 mod admin;
 mod auth;
+mod batches;
 mod billing;
+mod capacity;
 mod chat;
 mod cli;
 mod clients;
@@ -17,6 +19,7 @@ mod crash;
 mod device;
 mod drain;
 mod embeddings;
+mod files;
 mod guard;
 mod hub;
 mod idempotency;

@@ -97,6 +97,19 @@ fn python_client_of_responses() {
     check_bill(&server, &output, 15);
 }
 
+#[test]
+fn python_client_of_files() {
+    let (_, output) = run(Command::new(python()).arg(format!("{CLIENTS}/python/test_files.py")));
+    assert!(output.status.success(), "the script failed:\n{}", said(&output));
+}
+
+#[test]
+fn python_client_of_batches() {
+    let (server, output) = run(Command::new(python()).arg(format!("{CLIENTS}/python/test_batches.py")));
+    assert!(output.status.success(), "the script failed:\n{}\n{}", said(&output), server.printed());
+    server.verify();
+}
+
 fn node(script: &str, least: usize) {
     let script = format!("{CLIENTS}/node/{script}");
     let mut command = Command::new("node");

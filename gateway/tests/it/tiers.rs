@@ -65,3 +65,22 @@ fn projects_use_only_the_tiers_that_they_have() {
     assert_eq!(ask(&own, "default").status(), 400);
     assert!(server.export().iter().all(|row| row.cost_picos > 0), "what was refused is not in the bill");
 }
+
+#[test]
+fn missed_targets_are_counted_and_burn() {
+    let config =
+        Config::new().with("slo", "default_first_token_ms", "1").with("slo", "priority_first_token_ms", "0");
+    let server = Server::start(&config);
+    let key = server.key(KeyOptions { project: "slo", ..KeyOptions::default() });
+    server.chat(&key, &chat("Hi", json!({"max_tokens": 2}))).ok();
+    server.chat(&key, &chat("Hi", json!({"max_tokens": 2, "service_tier": "priority"}))).ok();
+    let metrics = server.admin_get("/metrics").text();
+    for line in [
+        "spillway_slo_events_total{tier=\"default\",target=\"first_token\"} 1",
+        "spillway_slo_misses_total{tier=\"default\",target=\"first_token\"} 1",
+        "spillway_slo_burn_rate{tier=\"default\",target=\"first_token\",window=\"5m\"} 100.0000",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(!metrics.contains("tier=\"priority\",target=\"first_token\""), "nothing was promised");
+}

@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::{ApiError, Code};
 use crate::accounts::{AccountsError, AuthError};
+use crate::batches::BatchError;
 use crate::civil;
+use crate::files::FileError;
 use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
 use crate::money::Picos;
@@ -160,6 +162,32 @@ fn ledger_unavailable(reason: &str) -> ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         server_error(&error.to_string())
+    }
+}
+
+impl From<BatchError> for ApiError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Full { whose, unfinished, limit } => Self::new(
+                Code::BatchesFull,
+                format!(
+                    "{unfinished} batches of {whose} are not finished, the limit is {limit}. Wait for one to end."
+                ),
+            ),
+            other => server_error(&other.to_string()),
+        }
+    }
+}
+
+impl From<FileError> for ApiError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Full { .. } => {
+                let message = format!("The file cannot be kept: {error}. Delete files that you do not need.");
+                Self::param(Code::StorageFull, "file", message)
+            }
+            other => server_error(&other.to_string()),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use super::output::Choice;
 use super::run::{Progress, Run};
 use super::surface::Surface;
 use crate::api::error::{ApiError, ApiResult};
-use crate::ledger::EndReason;
-use crate::serving::Cause;
+use crate::ledger::{EndReason, LedgerError};
+use crate::serving::{AdmitError, Cause, Receipt};
 
 /// The answer over HTTP.
 pub async fn respond(run: Run, surface: impl Surface) -> ApiResult<Response<Body>> {
@@ -19,6 +19,41 @@ pub async fn respond(run: Run, surface: impl Surface) -> ApiResult<Response<Body
 
 /// Runs to the end and gives the answer's JSON. At the end of a budget the answer is what was generated until then.
 pub async fn answer(mut run: Run, mut surface: impl Surface) -> ApiResult<Vec<u8>> {
+    let (choices, end) = finish(&mut run).await?;
+    let receipt = run.settle(end).await?;
+    Ok(surface.answer(choices, &receipt))
+}
+
+/// A whole answer that is not billed yet. Dropping it bills nothing, unless it was noted as kept.
+pub struct Held {
+    /// The answer's JSON.
+    pub answer: Vec<u8>,
+    /// What is going to be billed.
+    pub receipt: Receipt,
+    run: Run,
+    end: EndReason,
+}
+
+impl Held {
+    /// Notes that the answer is where the client finds it: from here on it is billed, whatever comes.
+    pub fn note_kept(&mut self) {
+        self.run.flight().note_kept();
+    }
+
+    /// Bills it; when this returns, the bill is durable.
+    pub async fn settle(&mut self) -> Result<Receipt, LedgerError> {
+        self.run.settle(self.end).await
+    }
+}
+
+/// As [`answer`], but the bill waits until the answer is kept.
+pub async fn hold(mut run: Run, mut surface: impl Surface) -> ApiResult<Held> {
+    let (choices, end) = finish(&mut run).await?;
+    let receipt = run.flight().preview().map_err(AdmitError::from)?;
+    Ok(Held { answer: surface.answer(choices, &receipt), receipt, run, end })
+}
+
+async fn finish(run: &mut Run) -> ApiResult<(Vec<Choice>, EndReason)> {
     let mut choices: Vec<_> = (0..run.choices()).map(|_| Choice::new()).collect();
     let end = loop {
         match run.next().await {
@@ -38,6 +73,5 @@ pub async fn answer(mut run: Run, mut surface: impl Surface) -> ApiResult<Vec<u8
             }
         }
     };
-    let receipt = run.settle(end).await?;
-    Ok(surface.answer(choices, &receipt))
+    Ok((choices, end))
 }

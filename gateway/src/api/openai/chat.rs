@@ -40,7 +40,7 @@ pub fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generati
     let Common { generation, options } = chat_request::read(body, &api.limits)?;
     let engine = api.engine_of(&caller.identity, &generation.model)?;
     let object = if generation.stream { "chat.completion.chunk" } else { "chat.completion" };
-    let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
+    let tier = caller.tier(api, generation.tier)?;
     let surface = Chat {
         head: head(engine, caller, tier, "chatcmpl", object),
         options,

@@ -38,7 +38,7 @@ pub async fn create(
 pub async fn prepare(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Generation, Text)> {
     let (Common { mut generation, options }, echo) = completion_request::read(body, &api.limits)?;
     let engine = api.engine_of(&caller.identity, &generation.model)?;
-    let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
+    let tier = caller.tier(api, generation.tier)?;
     let mut echoes = Vec::new();
     if echo {
         for prompt in &mut generation.prompts {

@@ -17,7 +17,7 @@ use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid, not_empty};
 use crate::api::json::Json;
 use crate::config::{EmbeddingSection, Limits};
-use crate::serving::Receipt;
+use crate::serving::{Held, Receipt};
 
 /// A request, checked for itself.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,6 +122,13 @@ pub async fn create(
 
 /// Answers a body that was read.
 pub async fn answer(api: &Shared, caller: &Caller, body: Json) -> ApiResult<Response<Body>> {
+    let (answer, mut held) = hold(api, caller, body).await?;
+    held.settle().await?;
+    Ok(json_response(answer))
+}
+
+/// The answer to a body that was read, and what is still to be billed for it.
+pub async fn hold(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Vec<u8>, Held)> {
     let request = EmbeddingRequest::read(body, &api.limits, &api.embedding)?;
     let embedder = api.embedder_of(&caller.identity, &request.model)?;
     if embedder.card().kind != ModelKind::Embedding {
@@ -132,7 +139,7 @@ pub async fn answer(api: &Shared, caller: &Caller, body: Json) -> ApiResult<Resp
     let card = embedder.card().embedding.clone().unwrap_or_default();
     let dimensions = dimensions(request.dimensions, &card, embedder.width())?;
     let wanted = encoding::Request { endpoint: "/v1/embeddings", param: "input", user: request.user };
-    let embedded = encoding::vectors(api, caller, embedder, wanted, request.inputs).await?;
+    let mut held = encoding::held_vectors(api, caller, embedder, wanted, request.inputs).await?;
     let item = |(index, mut vector): (usize, Vec<f32>)| {
         if dimensions < vector.len() {
             vector.truncate(dimensions);
@@ -146,16 +153,23 @@ pub async fn answer(api: &Shared, caller: &Caller, body: Json) -> ApiResult<Resp
     };
     let list = List {
         object: "list",
-        data: embedded.vectors.into_iter().enumerate().map(item).collect(),
+        data: std::mem::take(&mut held.vectors).into_iter().enumerate().map(item).collect(),
         model: request.model,
-        usage: Usage::of(&embedded.receipt),
+        usage: Usage::of(&held.receipt),
     };
-    Ok(json_answer(&list))
+    Ok((to_json(&list), held))
 }
 
 /// A 200 with this body.
 pub fn json_answer(value: &impl Serialize) -> Response<Body> {
-    let bytes = serde_json::to_vec(value).expect("wire structs have string keys and no failing serializers");
+    json_response(to_json(value))
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("wire structs have string keys and no failing serializers")
+}
+
+fn json_response(bytes: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(bytes));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -62,7 +62,7 @@ pub async fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResu
     let sampling = &generation.sampling;
     let sampling =
         (sampling.temperature.unwrap_or(defaults.temperature), sampling.top_p.unwrap_or(defaults.top_p));
-    let tier = api.serving.tiers.choose(&caller.identity, generation.tier)?;
+    let tier = caller.tier(api, generation.tier)?;
     let id = format!("resp_{suffix}");
     let begun = object::begin(&id, engine, tier, repeated, sampling, stores);
     let keep = stores.then(|| Keep {

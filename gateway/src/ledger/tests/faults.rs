@@ -101,7 +101,7 @@ async fn whichever_call_fails_nothing_acknowledged_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path()).unwrap();
         let failing = Failing { store, calls: 0, fail_at };
-        let ledger = Ledger::start(Box::new(failing), &LedgerSection::default(), 0).unwrap();
+        let ledger = Ledger::start(Box::new(failing), &LedgerSection::default(), 0, &|_| Ok(None)).unwrap();
         let (acked, done) = three_requests(&ledger).await;
         assert_eq!(ledger.healthy(), done);
         if !done {

@@ -143,7 +143,8 @@ fn description(line: &Line<'_>) -> String {
 
 /// What is sold from spare capacity is priced below the list and may be interrupted.
 fn pricing_category(line: &Line<'_>) -> String {
-    let is_spare = matches!(line.group.tier.as_str(), "flex" | "batch" | "spot");
+    let tier = line.group.tier.as_str();
+    let is_spare = matches!(tier, "flex" | "batch" | "spot") || tier.starts_with("batch_");
     (if is_spare { "Dynamic" } else { "Standard" }).to_owned()
 }
 
