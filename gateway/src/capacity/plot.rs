@@ -6,6 +6,9 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 240.0;
 const MARGIN: f64 = 48.0;
 
+/// Colour of a line, and a point's part of its height.
+type Line<'a> = (&'a str, &'a dyn Fn(&Point) -> f64);
+
 /// One panel a model, as an SVG.
 pub(super) fn svg(models: &[Measured]) -> String {
     let height = (HEIGHT + 24.0) * models.len().max(1) as f64;
@@ -35,7 +38,7 @@ fn panel(out: &mut String, model: &Measured) {
     let place = |at: usize, part: f64| {
         (MARGIN + (WIDTH - 2.0 * MARGIN) * at as f64 / last, HEIGHT - 8.0 - (HEIGHT - 56.0) * part)
     };
-    let lines: [(&str, &dyn Fn(&Point) -> f64); 2] = [
+    let lines: [Line<'_>; 2] = [
         ("#1b6ca8", &|point| point.output_tokens_per_second / speed),
         ("#b5532a", &|point| point.inter_token_p99_ms / wait),
     ];

@@ -50,7 +50,7 @@ pub(super) enum LineEnd {
 
 /// An answer that is still to be billed.
 enum Held {
-    Generated(unary::Held),
+    Generated(Box<unary::Held>),
     Embedded(Vec<u8>, serving::Held),
 }
 
@@ -202,7 +202,7 @@ async fn generate(
         return Err(not_here("stream"));
     }
     let run = generation.begin(api, caller, None).await?;
-    Ok(Held::Generated(unary::hold(run, surface).await?))
+    Ok(Held::Generated(Box::new(unary::hold(run, surface).await?)))
 }
 
 fn not_here(param: &str) -> ApiError {
