@@ -51,7 +51,7 @@ pub(super) enum LineEnd {
 /// An answer that is still to be billed.
 enum Held {
     Generated(Box<unary::Held>),
-    Embedded(Vec<u8>, serving::Held),
+    Embedded(Vec<u8>, Box<serving::Held>),
 }
 
 impl Held {
@@ -187,7 +187,7 @@ async fn answer(work: &Work, line: &Line, scope: &Arc<Scope>) -> ApiResult<Held>
         }
         Endpoint::Embeddings => {
             let (answer, held) = embeddings::hold(api, &caller, body).await?;
-            Ok(Held::Embedded(answer, held))
+            Ok(Held::Embedded(answer, Box::new(held)))
         }
     }
 }
