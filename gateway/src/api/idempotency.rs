@@ -100,7 +100,9 @@ async fn stored<T: Send + 'static>(
 /// Runs the request to its end, whoever still looks on.
 async fn carry_out(api: Shared, run: Run, next: Next, request: Request, keeps: bool) {
     let (head, mut body) = next.run(request).await.into_parts();
-    let is_answer = head.status.is_success();
+    if !head.status.is_success() {
+        return refuse(&api, run, head, body).await;
+    }
     run.head(head.clone());
     let (mut bytes, mut whole) = (0, true);
     while let Some(frame) = body.frame().await {
@@ -119,14 +121,9 @@ async fn carry_out(api: Shared, run: Run, next: Next, request: Request, keeps: b
     }
     drop(body);
     let ended = stored(&api, move |api| {
-        match (is_answer, keeps && whole) {
-            (false, _) => api.idempotency.forget(&run)?,
-            (true, kept) => {
-                let body = run.body();
-                let body = kept.then_some(&body[..]);
-                api.idempotency.keep(&run, head.status.as_u16(), &texts(&head), body)?;
-            }
-        }
+        let body = run.body();
+        let body = (keeps && whole).then_some(&body[..]);
+        api.idempotency.keep(&run, head.status.as_u16(), &texts(&head), body)?;
         if whole {
             run.complete();
         }
@@ -134,6 +131,23 @@ async fn carry_out(api: Shared, run: Run, next: Next, request: Request, keeps: b
     });
     // The failure is in the log; the key stays taken.
     let _ = ended.await;
+}
+
+/// Frees the key of a refusal before its first byte is told: who knows of it can use the key again.
+async fn refuse(api: &Shared, run: Run, head: Head, body: Body) {
+    let body = body.collect().await;
+    let freed = stored(api, move |api| {
+        api.idempotency.forget(&run)?;
+        Ok(run)
+    });
+    // The failure is in the log; the key stays taken.
+    let Ok(run) = freed.await else { return };
+    run.unlist();
+    run.head(head);
+    if let Ok(body) = body {
+        run.tell(body.to_bytes());
+        run.complete();
+    }
 }
 
 fn texts(head: &Head) -> Vec<(String, String)> {

@@ -98,6 +98,15 @@ impl Run {
         lock(&self.shared.log).concat().into()
     }
 
+    /// Nobody finds it any more: the next request with its key is a new one.
+    pub fn unlist(&self) {
+        let mut runs = lock(&self.all.runs);
+        if runs.get(&self.id).is_some_and(|listed| Arc::ptr_eq(listed, &self.shared)) {
+            runs.remove(&self.id);
+        }
+        self.all.count.send_replace(runs.len());
+    }
+
     /// Nothing is missing.
     pub fn complete(self) {
         self.shared.progress.send_modify(|progress| progress.end = Some(End::Complete));
@@ -111,10 +120,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        let mut runs = lock(&self.all.runs);
-        runs.remove(&self.id);
-        self.all.count.send_replace(runs.len());
-        drop(runs);
+        self.unlist();
         self.shared.progress.send_modify(|progress| {
             progress.end.get_or_insert(End::Broken);
         });

@@ -281,7 +281,7 @@ fn receipts_are_checked_against_the_ledger() {
 #[test]
 fn every_format_of_a_closed_hour_is_the_same_for_ever() {
     let server = sold();
-    let folder = server.data().path().join("files");
+    let folder = server.data().path().join("exports");
     std::fs::create_dir(&folder).expect("a folder");
     for format in ["jsonl", "csv", "focus", "cloudevents", "stripe"] {
         let customers = ["--stripe-customer", "acme=cus_1", "--stripe-customer", "umbrella=cus_2"];
