@@ -91,6 +91,10 @@ impl<S: Stream<Item = Frame>> Stream for Delivered<S> {
         if std::mem::take(&mut self.was_pending) {
             self.delivery.flushed();
         }
+        // The connection asks once more after its client has left, and throws away what it gets: that must not be billed.
+        if self.delivery.is_gone() {
+            return Poll::Pending;
+        }
         match self.frames.as_mut().poll_next(cx) {
             Poll::Pending => {
                 self.was_pending = true;

@@ -9,12 +9,18 @@ use std::task::Poll;
 #[derive(Debug, Default)]
 pub struct WireState {
     blocked: AtomicBool,
+    gone: AtomicBool,
 }
 
 impl WireState {
     /// The socket takes nothing at the moment, or is gone. Returns what was noted before.
     pub fn set_blocked(&self, blocked: bool) -> bool {
         self.blocked.swap(blocked, Ordering::AcqRel)
+    }
+
+    /// The client has closed its side, which is taken for leaving.
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Bytes that were handed over may still wait in this process.
@@ -50,6 +56,11 @@ impl Delivery {
 
     fn is_blocked(&self) -> bool {
         self.wire.as_ref().is_some_and(|wire| wire.is_blocked())
+    }
+
+    /// The client has left: what is handed over now is thrown away.
+    pub fn is_gone(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| wire.gone.load(Ordering::Acquire))
     }
 
     /// The connection took a frame with `tokens` tokens of `choice`.

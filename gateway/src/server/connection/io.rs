@@ -118,6 +118,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for TimedIo<T> {
                     // The first bytes of a request start its header's clock.
                     let _ =
                         self.activity.0.compare_exchange(IDLE, HEADER, Ordering::AcqRel, Ordering::Acquire);
+                } else if buf.remaining() > 0 {
+                    self.wire.set_gone();
                 }
                 Poll::Ready(result)
             }
