@@ -16,6 +16,7 @@ pub mod generation;
 pub mod idempotency;
 pub mod json;
 pub mod openai;
+pub mod openapi;
 pub mod organization;
 pub mod query;
 pub mod receipts;

@@ -17,14 +17,15 @@ use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
 use crate::api::{
-    admin as operator, azure, batches, capacity, files, idempotency, receipts, rerank, responses, tokenize,
+    admin as operator, azure, batches, capacity, files, idempotency, openapi, receipts, rerank, responses,
+    tokenize,
 };
 use crate::metrics::Sample;
 use crate::registry::Served;
 use layers::{HeaderLimits, Observed};
 
 /// The public listener: routes for customers. Handlers that take a `Caller` demand a key; all of these do but
-/// the one that gives the public key of receipts.
+/// those that give the public key of receipts and the documentation.
 pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Router {
     let observed = Observed { metrics: Arc::clone(&api.serving.metrics) };
     Router::new()
@@ -66,6 +67,8 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/openai/v1/models", get(models::list))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page))
         // Both in the same shape as every other refusal; axum adds `Allow`.
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)

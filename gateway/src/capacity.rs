@@ -37,7 +37,7 @@ pub struct Measured {
 }
 
 /// Speed with so many sequences at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Point {
     /// Sequences.
     pub sequences: usize,

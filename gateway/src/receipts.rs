@@ -26,7 +26,7 @@ pub use check::{Checked, check_file};
 const KEY_FILE: &str = "receipt.key";
 
 /// A receipt. Absent hashes are empty texts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     /// The request, as in `x-request-id`.

@@ -7,4 +7,4 @@ mod request;
 mod surface;
 mod tools;
 
-pub use error::{dress, speaks};
+pub use error::{dress, speaks, status_of};

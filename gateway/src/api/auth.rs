@@ -15,7 +15,7 @@ use crate::server::PeerAddress;
 use crate::serving::{AdmitError, BatchJob, InFlight, Job, unix_ms};
 
 /// Longest `Idempotency-Key`.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// An authenticated caller. A handler that takes one cannot be reached without a key.
 pub struct Caller {

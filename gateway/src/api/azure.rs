@@ -28,6 +28,15 @@ async fn read(
 }
 
 /// Chat completions of a deployment.
+#[utoipa::path(
+    post,
+    path = "/openai/deployments/{id}/chat/completions",
+    operation_id = "azureChatCompletion",
+    tag = "aliases",
+    params(("id" = String, Path, description = "The model, which wins over the body's.")),
+    request_body = crate::api::openapi::chat::ChatRequest,
+    responses((status = 200, description = "The answer, or its chunks.", content((crate::api::openapi::chat::ChatCompletion = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn chat(
     State(api): State<Shared>,
     caller: Caller,
@@ -40,6 +49,15 @@ pub async fn chat(
 }
 
 /// Text completions of a deployment.
+#[utoipa::path(
+    post,
+    path = "/openai/deployments/{id}/completions",
+    operation_id = "azureCompletion",
+    tag = "aliases",
+    params(("id" = String, Path, description = "The model, which wins over the body's.")),
+    request_body = crate::api::openapi::chat::CompletionRequest,
+    responses((status = 200, description = "The continuations, or their chunks.", content((crate::api::openapi::chat::TextCompletion = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn completions(
     State(api): State<Shared>,
     caller: Caller,
@@ -52,6 +70,15 @@ pub async fn completions(
 }
 
 /// Embeddings of a deployment.
+#[utoipa::path(
+    post,
+    path = "/openai/deployments/{id}/embeddings",
+    operation_id = "azureEmbedding",
+    tag = "aliases",
+    params(("id" = String, Path, description = "The model, which wins over the body's.")),
+    request_body = crate::api::openapi::vectors::EmbeddingsRequest,
+    responses((status = 200, description = "One vector an input.", body = super::openai::embeddings::List)),
+)]
 pub async fn embeddings(
     State(api): State<Shared>,
     caller: Caller,

@@ -94,6 +94,14 @@ async fn on_disk<T: Send + 'static>(
 }
 
 /// Begins a batch.
+#[utoipa::path(
+    post,
+    path = "/v1/batches",
+    operation_id = "createBatch",
+    tag = "batches",
+    request_body = crate::api::openapi::jobs::BatchRequest,
+    responses((status = 200, description = "The batch.", body = crate::api::openapi::jobs::BatchObject)),
+)]
 pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Json<Value>> {
     let (parts, body) = request.into_parts();
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
@@ -141,6 +149,14 @@ pub async fn create(State(api): State<Shared>, caller: Caller, request: Request)
 }
 
 /// One batch.
+#[utoipa::path(
+    get,
+    path = "/v1/batches/{id}",
+    operation_id = "getBatch",
+    tag = "batches",
+    params(("id" = String, Path, description = "Id of the batch.")),
+    responses((status = 200, description = "The batch.", body = crate::api::openapi::jobs::BatchObject)),
+)]
 pub async fn retrieve(
     State(api): State<Shared>,
     caller: Caller,
@@ -150,6 +166,15 @@ pub async fn retrieve(
 }
 
 /// The project's batches, page by page.
+#[utoipa::path(
+    get,
+    path = "/v1/batches",
+    operation_id = "listBatches",
+    tag = "batches",
+    params(("limit" = Option<u32>, Query, description = "Batches of a page.", minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "Id of the last batch that is known.")),
+    responses((status = 200, description = "A page of batches.", body = crate::api::openapi::jobs::BatchPage)),
+)]
 pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let limit = query.count("limit", 1, MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
@@ -166,6 +191,14 @@ pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiRes
 }
 
 /// Ends a batch: what is in flight is dropped and costs nothing, what is done is kept.
+#[utoipa::path(
+    post,
+    path = "/v1/batches/{id}/cancel",
+    operation_id = "cancelBatch",
+    tag = "batches",
+    params(("id" = String, Path, description = "Id of the batch.")),
+    responses((status = 200, description = "The batch.", body = crate::api::openapi::jobs::BatchObject)),
+)]
 pub async fn cancel(
     State(api): State<Shared>,
     caller: Caller,
@@ -228,4 +261,19 @@ fn object(batch: &Batch) -> Value {
         },
         "metadata": batch.metadata,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::json;
+    use crate::api::openapi::testing::assert_documented;
+
+    #[test]
+    fn requests_are_read_as_documented() {
+        let body = r#"{"input_file_id":"file-1","endpoint":"/v1/responses","completion_window":"24h",
+            "output_expires_after":{"anchor":"created_at","seconds":3600},"metadata":{"a":"b"}}"#;
+        let body = json::parse(body.as_bytes(), 8).unwrap();
+        assert_documented("BatchRequest", || assert!(Wanted::read(body, &Limits::default()).is_ok()));
+    }
 }

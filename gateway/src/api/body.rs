@@ -35,14 +35,14 @@ pub async fn read_json(
     body: Body,
     limits: BodyLimits,
 ) -> ApiResult<Json> {
+    check_headers(headers)?;
     let bytes = read_bytes(headers, body, limits).await?;
     scope.note_body(Sha256::digest(&bytes).into());
     json::parse(&bytes, limits.max_depth).map_err(refusal)
 }
 
-/// The body as it came.
+/// The body as it came, whatever it is.
 pub async fn read_bytes(headers: &HeaderMap, body: Body, limits: BodyLimits) -> ApiResult<Bytes> {
-    check_headers(headers)?;
     let announced = body.size_hint().exact().or_else(|| body.size_hint().upper());
     let most = if headers.contains_key(header::EXPECT) { 1 } else { DISCARD_FACTOR };
     if announced.is_some_and(|bytes| bytes > limits.max_bytes.saturating_mul(most) as u64) {

@@ -12,6 +12,13 @@ use crate::registry::Served;
 use crate::serving::unix_ms;
 
 /// Places and expected waits of the models and tiers that the caller may use, and what the machine was measured to do.
+#[utoipa::path(
+    get,
+    path = "/v1/capacity",
+    operation_id = "getCapacity",
+    tag = "models",
+    responses((status = 200, description = "Places and waits.", body = crate::api::openapi::capacity::CapacityList)),
+)]
 pub async fn retrieve(State(api): State<Shared>, caller: Caller) -> Json<Value> {
     let tiers: Vec<Tier> = Tier::ALL
         .into_iter()

@@ -40,6 +40,8 @@ impl Fields {
 
     /// Takes any value.
     pub fn take(&mut self, key: &str) -> Option<Json> {
+        #[cfg(test)]
+        taken::note(&self.path(key));
         self.rest.swap_remove(key).filter(|value| *value != Json::Null)
     }
 
@@ -218,6 +220,33 @@ pub fn not_empty<T>(path: &str, items: &[T]) -> ApiResult<()> {
         return Err(ApiError::param(Code::EmptyArray, path, message));
     }
     Ok(())
+}
+
+/// For tests that compare what is read with what is documented.
+#[cfg(test)]
+pub(crate) mod taken {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static TAKEN: RefCell<Option<BTreeSet<String>>> = const { RefCell::new(None) };
+    }
+
+    /// Begins to note the fields of a request's root that are taken on this thread.
+    pub(crate) fn start() {
+        TAKEN.set(Some(BTreeSet::new()));
+    }
+
+    /// The fields since [`start`].
+    pub(crate) fn finish() -> BTreeSet<String> {
+        TAKEN.take().unwrap_or_default()
+    }
+
+    pub(super) fn note(path: &str) {
+        if !path.contains(['.', '[']) {
+            TAKEN.with_borrow_mut(|taken| taken.as_mut().map(|taken| taken.insert(path.to_owned())));
+        }
+    }
 }
 
 #[cfg(test)]

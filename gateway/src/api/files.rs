@@ -1,6 +1,6 @@
 //! `/v1/files`: files that a project uploads or that its batches make.
 
-mod upload;
+pub(super) mod upload;
 
 pub use upload::create;
 pub(super) use upload::{expiry_s, new_id};
@@ -52,6 +52,14 @@ pub async fn on_disk<T: Send + 'static>(
 }
 
 /// The project's files, page by page.
+#[utoipa::path(
+    get,
+    path = "/v1/files",
+    operation_id = "listFiles",
+    tag = "files",
+    params(crate::api::openapi::jobs::FileQuery),
+    responses((status = 200, description = "A page of files.", body = crate::api::openapi::jobs::FilePage)),
+)]
 pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let purpose = match query.string("purpose")? {
@@ -78,6 +86,14 @@ pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiRes
 }
 
 /// One file.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{id}",
+    operation_id = "getFile",
+    tag = "files",
+    params(("id" = String, Path, description = "Id of the file.")),
+    responses((status = 200, description = "The file.", body = crate::api::openapi::jobs::FileObject)),
+)]
 pub async fn retrieve(
     State(api): State<Shared>,
     caller: Caller,
@@ -87,6 +103,14 @@ pub async fn retrieve(
 }
 
 /// Forgets a file. A batch that was made from it goes on.
+#[utoipa::path(
+    delete,
+    path = "/v1/files/{id}",
+    operation_id = "deleteFile",
+    tag = "files",
+    params(("id" = String, Path, description = "Id of the file.")),
+    responses((status = 200, description = "It is gone.", body = crate::api::openapi::jobs::DeletedFile)),
+)]
 pub async fn delete(
     State(api): State<Shared>,
     caller: Caller,
@@ -100,6 +124,14 @@ pub async fn delete(
 }
 
 /// The bytes of a file, as they were written.
+#[utoipa::path(
+    get,
+    path = "/v1/files/{id}/content",
+    operation_id = "getFileContent",
+    tag = "files",
+    params(("id" = String, Path, description = "Id of the file.")),
+    responses((status = 200, description = "Its bytes.", body = String, content_type = "application/octet-stream")),
+)]
 pub async fn content(
     State(api): State<Shared>,
     caller: Caller,

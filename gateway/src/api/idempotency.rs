@@ -20,10 +20,12 @@ use crate::idempotency::{Answer, Begun, Fingerprint, Head, Id, Run, StoreError, 
 use crate::serving::{WireState, unix_ms};
 
 const HEADER: &str = "idempotency-key";
+/// The route whose bodies are too large to be compared.
+pub const UPLOADS: &str = "/v1/files";
 /// Says that an answer, or its beginning, was there before.
-const REPLAYED: &str = "idempotent-replayed";
+pub const REPLAYED: &str = "idempotent-replayed";
 /// The request that was carried out, and billed.
-const ORIGINAL: &str = "x-original-request-id";
+pub const ORIGINAL: &str = "x-original-request-id";
 
 /// Carries out the first request of a key, and gives those that follow the same answer.
 pub async fn once(State(api): State<Shared>, request: Request, next: Next) -> Response {
@@ -41,6 +43,11 @@ async fn attempt(api: Shared, request: Request, next: Next) -> ApiResult<Respons
     if keys.next().is_some() {
         let message = "The request must have one Idempotency-Key header, not several.";
         return Err(ApiError::param(Code::InvalidValue, "Idempotency-Key", message));
+    }
+    if parts.uri.path() == UPLOADS {
+        let message = "An upload takes no Idempotency-Key: it costs nothing, and a second one is a second file. Leave \
+                       the header out.";
+        return Err(ApiError::param(Code::UnsupportedValue, "Idempotency-Key", message));
     }
     let bytes = read_bytes(&parts.headers, body, api.body).await?;
     let fingerprint = fingerprint(&parts.uri.to_string(), &bytes);

@@ -12,6 +12,14 @@ use super::error::{ApiError, ApiResult, Code};
 use crate::receipts::Receipt;
 
 /// The receipt of a settled request of the caller's organisation.
+#[utoipa::path(
+    get,
+    path = "/v1/receipts/{request_id}",
+    operation_id = "getReceipt",
+    tag = "reports",
+    params(("request_id" = String, Path, description = "`x-request-id` of an answer.")),
+    responses((status = 200, description = "The receipt.", body = Receipt)),
+)]
 pub async fn retrieve(
     State(api): State<Shared>,
     caller: Caller,
@@ -37,6 +45,14 @@ pub async fn retrieve(
 }
 
 /// The public key. No API key is needed: whoever holds a receipt may check it.
+#[utoipa::path(
+    get,
+    path = "/v1/receipts/keys",
+    operation_id = "listReceiptKeys",
+    tag = "reports",
+    security(()),
+    responses((status = 200, description = "The keys.", body = crate::api::openapi::reports::ReceiptKeys)),
+)]
 pub async fn keys(State(api): State<Shared>) -> Json<Value> {
     let signer = &api.reports.signer;
     let key = json!({"id": signer.key_id(), "algorithm": "Ed25519", "public_key": signer.public_key()});

@@ -26,7 +26,7 @@ pub fn method(kind: ModelKind) -> &'static str {
     if kind == ModelKind::Rerank { "cross_encoder" } else { "embedding_cosine" }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Reranked {
     id: String,
     model: String,
@@ -35,7 +35,7 @@ struct Reranked {
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Ranked {
     index: usize,
     relevance_score: f64,
@@ -43,12 +43,13 @@ struct Ranked {
     document: Option<Document>,
 }
 
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+#[schema(as = RerankedDocument)]
 struct Document {
     text: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Scores {
     id: String,
     object: &'static str,
@@ -59,7 +60,7 @@ struct Scores {
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Score {
     index: usize,
     object: &'static str,
@@ -70,6 +71,14 @@ struct Score {
 type Named = (String, String);
 
 /// Ranks documents by their relevance to a query.
+#[utoipa::path(
+    post,
+    path = "/v1/rerank",
+    operation_id = "rerank",
+    tag = "vectors",
+    request_body = crate::api::openapi::vectors::RerankRequest,
+    responses((status = 200, description = "Best first.", body = Reranked)),
+)]
 pub async fn rerank(
     State(api): State<Shared>,
     caller: Caller,
@@ -116,6 +125,14 @@ pub async fn rerank(
 }
 
 /// Scores pairs of texts: one against many, or many against as many.
+#[utoipa::path(
+    post,
+    path = "/v1/score",
+    operation_id = "score",
+    tag = "vectors",
+    request_body = crate::api::openapi::vectors::ScoreRequest,
+    responses((status = 200, description = "One score a pair.", body = Scores)),
+)]
 pub async fn score(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Response<Body>> {
     let (parts, body) = request.into_parts();
     let mut fields = Fields::root(read_json(&caller.scope, &parts.headers, body, api.body).await?)?;

@@ -2,14 +2,14 @@
 
 mod background;
 mod conversation;
-mod create;
+pub(in crate::api) mod create;
 mod events;
 mod input;
-mod items;
+pub(in crate::api) mod items;
 mod object;
 mod request;
 mod settings;
-mod stored;
+pub(in crate::api) mod stored;
 mod surface;
 
 pub use create::{create, input_tokens, prepare};

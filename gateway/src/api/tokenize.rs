@@ -19,7 +19,7 @@ use super::openai::params::{MAX_MODEL_BYTES, token_of};
 use crate::registry::Served;
 use crate::serving::PromptInput;
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Tokenized {
     count: usize,
     max_model_len: usize,
@@ -28,7 +28,7 @@ struct Tokenized {
     token_strs: Option<Vec<String>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct Detokenized {
     prompt: String,
 }
@@ -43,6 +43,14 @@ fn count_request(api: &Shared, caller: &Caller) -> ApiResult<()> {
 }
 
 /// Token ids of a prompt or a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/tokenize",
+    operation_id = "tokenize",
+    tag = "tokens",
+    request_body = crate::api::openapi::vectors::TokenizeRequest,
+    responses((status = 200, description = "The ids that would be billed.", body = Tokenized)),
+)]
 pub async fn tokenize(
     State(api): State<Shared>,
     caller: Caller,
@@ -116,6 +124,14 @@ fn prompt_of(
 }
 
 /// Text of token ids.
+#[utoipa::path(
+    post,
+    path = "/v1/detokenize",
+    operation_id = "detokenize",
+    tag = "tokens",
+    request_body = crate::api::openapi::vectors::DetokenizeRequest,
+    responses((status = 200, description = "The text.", body = Detokenized)),
+)]
 pub async fn detokenize(
     State(api): State<Shared>,
     caller: Caller,

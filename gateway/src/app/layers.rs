@@ -98,6 +98,8 @@ const ROUTES: &[&str] = &[
     "/v1/organization/costs",
     "/v1/organization/usage/completions",
     "/v1/organization/usage/embeddings",
+    "/openapi.json",
+    "/docs",
 ];
 
 /// Turns a panic into a 500, and notes the route.
@@ -142,6 +144,9 @@ fn check(limits: &HeaderLimits, request: &Request) -> ApiResult<()> {
         let message = format!("The URL is longer than the maximum {MAX_URI_BYTES} bytes.");
         return Err(ApiError::new(Code::UriTooLong, message));
     }
+    if !decodes_to_text(request.uri().path()) {
+        return Err(ApiError::new(Code::InvalidRequest, "The URL's path must be UTF-8 when it is decoded."));
+    }
     let headers = request.headers();
     let (count, bytes) = (headers.len(), header_bytes(headers) + uri_bytes);
     if count > limits.max_headers || bytes > limits.max_header_bytes {
@@ -172,6 +177,19 @@ fn check(limits: &HeaderLimits, request: &Request) -> ApiResult<()> {
     Ok(())
 }
 
+/// Whether a path with its percent signs decoded is text, as the names in it are.
+fn decodes_to_text(path: &str) -> bool {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    std::str::from_utf8(&decoded).is_ok()
+}
+
 fn uri_bytes(uri: &Uri) -> usize {
     uri.path_and_query().map_or(0, |target| target.as_str().len())
 }
@@ -179,4 +197,23 @@ fn uri_bytes(uri: &Uri) -> usize {
 /// As on the wire: name, colon, space, value, line end.
 fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_text() {
+        for (path, is_text) in [
+            ("/v1/models/a%2Fb", true),
+            ("/%C3%BC", true),
+            ("/%", true),
+            ("/%zz%2", true),
+            ("/%ff", false),
+            ("/a%C3", false),
+        ] {
+            assert_eq!(decodes_to_text(path), is_text, "{path}");
+        }
+    }
 }

@@ -89,7 +89,7 @@ impl Endpoint {
 }
 
 /// A mistake in an input file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InputError {
     /// What kind.
     pub code: String,

@@ -234,7 +234,7 @@ fn served() -> Vec<(&'static str, Value)> {
 }
 
 /// A copy of the model whose file says that it takes `context` tokens, so that the border is reached in no time.
-fn with_context(folder: &Path, context: u32) -> PathBuf {
+pub(crate) fn with_context(folder: &Path, context: u32) -> PathBuf {
     let mut bytes = std::fs::read(model_path()).expect("read the model");
     let key = b"llama.context_length";
     let at = bytes.windows(key.len()).position(|w| w == key).expect("the file names its context");

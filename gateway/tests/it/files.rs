@@ -133,3 +133,17 @@ fn limits_hold_and_files_outlive_a_crash() {
     put(&server, b"xy").ok();
     assert_eq!(server.fetch("/v1/files", &key).ok()["data"].as_array().map(Vec::len), Some(3));
 }
+
+#[test]
+fn an_upload_with_an_idempotency_key_is_refused_by_name() {
+    let (server, _) = shared();
+    let key = server.key(KeyOptions { project: "files-key", ..KeyOptions::default() });
+    let bearer = format!("Bearer {key}");
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    let headers = [("Authorization", bearer.as_str()), ("Content-Type", &kind), ("Idempotency-Key", "once")];
+    let body = form(&[("purpose", b"batch"), ("file@", b"x")]);
+    let reply = server.post_raw("/v1/files", &headers, &body);
+    assert_eq!((reply.status(), reply.code().as_str()), (400, "unsupported_value"), "{}", reply.text());
+    assert!(reply.text().contains("Idempotency-Key"), "{}", reply.text());
+    assert_eq!(server.fetch("/v1/files", &key).ok()["data"], json!([]));
+}

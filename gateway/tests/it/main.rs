@@ -25,6 +25,7 @@ mod hub;
 mod idempotency;
 mod limits;
 mod messages;
+mod openapi;
 mod raw_http;
 mod reports;
 mod responses;

@@ -14,7 +14,7 @@ pub(crate) use http::{Method, Reply, Wire};
 pub(crate) use rng::Rng;
 pub(crate) use server::{Server, cli, command, data_folder, eventually, said, shared};
 pub(crate) use stream::{Events, Item, Transcript, Usage};
-pub(crate) use tools::{focus_python, frameworks_python, node_modules, python};
+pub(crate) use tools::{focus_python, frameworks_python, node_modules, python, schemathesis_python};
 
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Code};
 
 /// Whether a path belongs to this surface.
 pub fn speaks(path: &str) -> bool {
@@ -15,7 +15,7 @@ pub fn speaks(path: &str) -> bool {
 /// Gives an answer the surface's request id, and an error the surface's body and status.
 pub fn dress(mut response: Response<Body>, request_id: &str) -> Response<Body> {
     if let Some(error) = response.extensions().get::<ApiError>() {
-        let (status, body) = (status(error), body(error, request_id).to_string());
+        let (status, body) = (status_of(error.code), body(error, request_id).to_string());
         *response.body_mut() = Body::from(body);
         *response.status_mut() = StatusCode::from_u16(status).expect("the table holds valid statuses");
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -39,8 +39,8 @@ pub(super) fn body(error: &ApiError, request_id: &str) -> Value {
 }
 
 /// As in the table, but for the two that this API has statuses of its own for.
-fn status(error: &ApiError) -> u16 {
-    match error.code.row() {
+pub fn status_of(code: Code) -> u16 {
+    match code.row() {
         row if row.code == "server_is_overloaded" => 529,
         row if row.kind == "insufficient_quota" => 402,
         row => row.status,
@@ -48,7 +48,7 @@ fn status(error: &ApiError) -> u16 {
 }
 
 fn kind(error: &ApiError) -> &'static str {
-    match status(error) {
+    match status_of(error.code) {
         401 => "authentication_error",
         402 => "billing_error",
         403 => "permission_error",
@@ -67,7 +67,6 @@ mod tests {
     use axum::response::IntoResponse;
 
     use super::*;
-    use crate::api::error::Code;
 
     #[test]
     fn paths() {
@@ -104,7 +103,7 @@ mod tests {
             assert_eq!(response.headers()["request-id"], "req_1");
         }
         assert_eq!(kind(&ApiError::new(Code::InsufficientQuota, "x")), "billing_error");
-        assert_eq!(status(&ApiError::new(Code::Overloaded, "x")), 529);
+        assert_eq!(status_of(Code::Overloaded), 529);
     }
 
     #[test]

@@ -16,6 +16,14 @@ use crate::api::generation::Generation;
 use crate::api::json;
 
 /// Answers a conversation, at once or as a stream. Any `anthropic-version` is taken: there is one form.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "createMessage",
+    tag = "messages",
+    request_body = crate::api::openapi::messages::MessageRequest,
+    responses((status = 200, description = "The answer, or its events.", content((crate::api::openapi::messages::MessageObject = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
@@ -43,6 +51,14 @@ pub fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<(Ge
 }
 
 /// The input tokens that a message would be billed for; free, but it counts as a request.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/count_tokens",
+    operation_id = "countMessageTokens",
+    tag = "messages",
+    request_body = crate::api::openapi::messages::CountRequest,
+    responses((status = 200, description = "The count.", body = crate::api::openapi::messages::TokenCount)),
+)]
 pub async fn count_tokens(
     State(api): State<Shared>,
     caller: Caller,

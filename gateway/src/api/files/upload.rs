@@ -41,6 +41,14 @@ pub(in crate::api) fn new_id() -> String {
 }
 
 /// Keeps a file.
+#[utoipa::path(
+    post,
+    path = "/v1/files",
+    operation_id = "createFile",
+    tag = "files",
+    request_body(content = crate::api::openapi::jobs::FileForm, content_type = "multipart/form-data"),
+    responses((status = 200, description = "The file.", body = crate::api::openapi::jobs::FileObject)),
+)]
 pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Json<Value>> {
     let (parts, body) = request.into_parts();
     let boundary = boundary(&parts.headers)?;

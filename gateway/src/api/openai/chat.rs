@@ -24,6 +24,14 @@ use crate::money::Tokens;
 use crate::serving::Receipt;
 
 /// Answers a conversation, at once or as a stream.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
+    tag = "chat",
+    request_body = crate::api::openapi::chat::ChatRequest,
+    responses((status = 200, description = "The answer, or its chunks.", content((crate::api::openapi::chat::ChatCompletion = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,

@@ -151,4 +151,10 @@ mod tests {
             assert_eq!(read(extra).unwrap_err().code, code, "{extra}");
         }
     }
+
+    #[test]
+    fn the_document_lists_what_is_read() {
+        let read = || assert!(read("\"prompt\":\"a\"").is_ok());
+        crate::api::openapi::testing::assert_documented("CompletionRequest", read);
+    }
 }

@@ -23,6 +23,14 @@ use crate::money::Tokens;
 use crate::serving::{PromptInput, Receipt};
 
 /// Continues one or many prompts, at once or as a stream.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    operation_id = "createCompletion",
+    tag = "chat",
+    request_body = crate::api::openapi::chat::CompletionRequest,
+    responses((status = 200, description = "The continuations, or their chunks.", content((crate::api::openapi::chat::TextCompletion = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,

@@ -68,22 +68,25 @@ fn inputs(value: Json, max: usize) -> ApiResult<Vec<Input>> {
     }
 }
 
-#[derive(Serialize)]
-struct List {
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Embeddings)]
+pub(in crate::api) struct List {
     object: &'static str,
     data: Vec<Item>,
     model: String,
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Embedding)]
 struct Item {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = EmbeddingVector)]
 #[serde(untagged)]
 enum Vector {
     Floats(Vec<f32>),
@@ -91,7 +94,8 @@ enum Vector {
 }
 
 /// Token counts of a request without output.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = InputUsage)]
 pub struct Usage {
     /// Input tokens.
     pub prompt_tokens: u32,
@@ -110,6 +114,14 @@ impl Usage {
 }
 
 /// Makes a vector of each input.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    operation_id = "createEmbedding",
+    tag = "vectors",
+    request_body = crate::api::openapi::vectors::EmbeddingsRequest,
+    responses((status = 200, description = "One vector an input.", body = List)),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
@@ -258,5 +270,11 @@ mod tests {
             assert_eq!(dimensions(Some(wanted), &card(min), 384).unwrap_err().code, Code::UnsupportedValue);
         }
         assert_eq!(base64(&[1.0, -2.5]), "AACAPwAAIMA=");
+    }
+
+    #[test]
+    fn the_document_lists_what_is_read() {
+        let read = || assert!(read(r#""input":"a""#).is_ok());
+        crate::api::openapi::testing::assert_documented("EmbeddingsRequest", read);
     }
 }

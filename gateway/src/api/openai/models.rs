@@ -44,12 +44,27 @@ const GENERATING: &[&str] = &[
 ];
 
 /// All models that the caller may use.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    operation_id = "listModels",
+    tag = "models",
+    responses((status = 200, description = "The models.", body = ModelList)),
+)]
 pub async fn list(State(api): State<Shared>, caller: Caller) -> Json<ModelList> {
     let usable = api.models.iter().filter(|served| caller.identity.may_use(&served.card().id));
     Json(ModelList { object: "list", data: usable.map(|served| model(&api, served)).collect() })
 }
 
 /// One model.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    operation_id = "getModel",
+    tag = "models",
+    params(("id" = String, Path, description = "Its name; slashes may stand as they are.")),
+    responses((status = 200, description = "The model.", body = Model)),
+)]
 pub async fn retrieve(
     State(api): State<Shared>,
     caller: Caller,

@@ -19,7 +19,7 @@ const MAX_MODEL_BYTES: usize = 256;
 const MAX_INPUTS: usize = 2_048;
 
 /// The answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Moderation {
     id: String,
     model: &'static str,
@@ -27,16 +27,28 @@ pub struct Moderation {
 }
 
 /// What was found in one text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ModerationResult)]
 struct Verdict {
     flagged: bool,
+    #[schema(value_type = std::collections::HashMap<String, bool>)]
     categories: Map<String, Value>,
     /// 1 or 0: rules match or they do not.
+    #[schema(value_type = std::collections::HashMap<String, f64>)]
     category_scores: Map<String, Value>,
+    #[schema(value_type = std::collections::HashMap<String, Vec<String>>)]
     category_applied_input_types: Map<String, Value>,
 }
 
 /// Searches each text for every rule.
+#[utoipa::path(
+    post,
+    path = "/v1/moderations",
+    operation_id = "createModeration",
+    tag = "moderations",
+    request_body = crate::api::openapi::vectors::ModerationRequest,
+    responses((status = 200, description = "One result a text.", body = Moderation)),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
@@ -101,5 +113,16 @@ fn text(item: Json, path: &str) -> ApiResult<String> {
             Ok(text)
         }
         other => Err(wrong_type(path, "a string or a text part", &other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_what_is_read() {
+        let body = crate::api::json::parse(br#"{"input":"a"}"#, 8).unwrap();
+        crate::api::openapi::testing::assert_documented("ModerationRequest", || assert!(read(body).is_ok()));
     }
 }

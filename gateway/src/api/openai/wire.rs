@@ -1,9 +1,10 @@
 //! What goes out: the objects of the OpenAI API, field by field.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Token counts of a finished request, and what it cost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Input tokens, cached ones included.
     pub prompt_tokens: u32,
@@ -20,7 +21,7 @@ pub struct Usage {
 }
 
 /// Split of the input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PromptDetails {
     /// Tokens whose keys and values were already there.
     pub cached_tokens: u32,
@@ -29,7 +30,7 @@ pub struct PromptDetails {
 }
 
 /// Split of the output; these models neither reason nor speak.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CompletionDetails {
     /// Always 0.
     pub reasoning_tokens: u32,
@@ -86,7 +87,7 @@ impl<'a, C> Completion<'a, C> {
 }
 
 /// A choice of `chat.completion`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
     /// Position.
     pub index: usize,
@@ -99,7 +100,7 @@ pub struct ChatChoice {
 }
 
 /// The assistant's message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatMessage {
     /// `assistant`.
     pub role: &'static str,
@@ -114,11 +115,12 @@ pub struct ChatMessage {
     /// Always `null`.
     pub refusal: Option<String>,
     /// Always empty.
+    #[schema(value_type = Vec<Object>)]
     pub annotations: [(); 0],
 }
 
 /// A call of a tool.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ToolCall {
     /// Its id.
     pub id: String,
@@ -129,7 +131,7 @@ pub struct ToolCall {
 }
 
 /// Name and arguments of a call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionCall {
     /// Name of the tool.
     pub name: String,
@@ -196,16 +198,17 @@ pub struct ChatDelta<'a> {
 }
 
 /// Log probabilities in chat form.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ChatLogprobs {
     /// One entry a token.
     pub content: Vec<ChatTokenLogprob>,
     /// Always `null`.
+    #[schema(value_type = Option<String>)]
     pub refusal: Option<()>,
 }
 
 /// A sampled token and its rivals.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatTokenLogprob {
     /// The token itself.
     #[serde(flatten)]
@@ -215,18 +218,19 @@ pub struct ChatTokenLogprob {
 }
 
 /// A token with its probability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatAlternative {
     /// Text; what is not UTF-8 by itself shows as replacement characters.
     pub token: String,
     /// Natural logarithm of the probability.
     pub logprob: f32,
     /// Exact bytes.
+    #[schema(value_type = Vec<u32>)]
     pub bytes: Vec<u8>,
 }
 
 /// A choice of `text_completion`, whole or chunk.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TextChoice<'a> {
     /// Text or new text.
     pub text: &'a str,
@@ -239,20 +243,21 @@ pub struct TextChoice<'a> {
 }
 
 /// Log probabilities in the older form: parallel lists.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct TextLogprobs {
     /// Tokens as text.
     pub tokens: Vec<String>,
     /// Their log probabilities; `null` for the first token of all.
     pub token_logprobs: Vec<Option<f32>>,
     /// Most likely tokens at each place; `null` for the first token of all.
+    #[schema(value_type = Vec<Option<std::collections::HashMap<String, f32>>>)]
     pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,
     /// Where each token starts, in characters of the text.
     pub text_offset: Vec<usize>,
 }
 
 /// A model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Model {
     /// Name to use in requests.
     pub id: String,
@@ -288,7 +293,7 @@ pub struct Model {
 }
 
 /// Prices of one tier, decimal strings.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Prices {
     /// `USD per 1M tokens`.
     pub unit: &'static str,
@@ -301,7 +306,7 @@ pub struct Prices {
 }
 
 /// Load of a model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Capacity {
     /// Most sequences in one batch; absent where only tokens bound it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -311,7 +316,7 @@ pub struct Capacity {
 }
 
 /// The list of models.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     /// `list`.
     pub object: &'static str,

@@ -15,16 +15,40 @@ use crate::money::Picos;
 use crate::serving::unix_ms;
 
 /// Usage of whatever generates text.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/usage/completions",
+    operation_id = "usageOfCompletions",
+    tag = "reports",
+    params(crate::api::openapi::reports::ReportQuery),
+    responses((status = 200, description = "A page of buckets.", body = crate::api::openapi::reports::ReportPage)),
+)]
 pub async fn completions(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
     page(&api, &caller, &uri, Served::Completions).await
 }
 
 /// Usage of embeddings.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/usage/embeddings",
+    operation_id = "usageOfEmbeddings",
+    tag = "reports",
+    params(crate::api::openapi::reports::ReportQuery),
+    responses((status = 200, description = "A page of buckets.", body = crate::api::openapi::reports::ReportPage)),
+)]
 pub async fn embeddings(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
     page(&api, &caller, &uri, Served::Embeddings).await
 }
 
 /// Costs of everything.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/costs",
+    operation_id = "costs",
+    tag = "reports",
+    params(crate::api::openapi::reports::ReportQuery),
+    responses((status = 200, description = "A page of buckets.", body = crate::api::openapi::reports::ReportPage)),
+)]
 pub async fn costs(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
     page(&api, &caller, &uri, Served::All).await
 }

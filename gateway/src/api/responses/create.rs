@@ -34,6 +34,14 @@ pub struct Prepared {
 }
 
 /// Answers at once, as a stream, or in the background.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    operation_id = "createResponse",
+    tag = "responses",
+    request_body = crate::api::openapi::responses::ResponseRequest,
+    responses((status = 200, description = "The answer, or its events.", content((crate::api::openapi::responses::ResponseObject = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
@@ -83,6 +91,14 @@ pub async fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResu
 }
 
 /// The input tokens that an answer would be billed for; free, but it counts as a request.
+#[utoipa::path(
+    post,
+    path = "/v1/responses/input_tokens",
+    operation_id = "countInputTokens",
+    tag = "responses",
+    request_body = crate::api::openapi::responses::InputTokensRequest,
+    responses((status = 200, description = "The count.", body = crate::api::openapi::responses::InputTokens)),
+)]
 pub async fn input_tokens(
     State(api): State<Shared>,
     caller: Caller,

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ResponseItem)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Item {
+pub(in crate::api) enum Item {
     /// Something said.
     Message {
         id: String,
@@ -35,23 +36,26 @@ pub(super) enum Item {
         summary: Vec<Content>,
         content: Vec<Content>,
         /// Always `null`: thoughts are shown in the clear.
+        #[schema(value_type = Option<String>)]
         encrypted_content: Option<()>,
     },
 }
 
 /// How far an item is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ItemStatus)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Status {
+pub(in crate::api) enum Status {
     InProgress,
     Completed,
     Incomplete,
 }
 
 /// A part of an item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ItemContent)]
 #[serde(tag = "type")]
-pub(super) enum Content {
+pub(in crate::api) enum Content {
     #[serde(rename = "input_text")]
     Input { text: String },
     #[serde(rename = "output_text")]
@@ -69,9 +73,10 @@ pub(super) enum Content {
 }
 
 /// A function's answer, as it was given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = FunctionOutput)]
 #[serde(untagged)]
-pub(super) enum Output {
+pub(in crate::api) enum Output {
     Text(String),
     Parts(Vec<Content>),
 }

@@ -21,6 +21,18 @@ const DEFAULT_PAGE: u32 = 20;
 const MAX_PAGE: u32 = 100;
 
 /// The answer in its present state, or its events.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}",
+    operation_id = "getResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Id of the response."),
+        ("stream" = Option<bool>, Query, description = "Tell the events instead."),
+        ("starting_after" = Option<u32>, Query, description = "Number of the last event that is known."),
+        ("include[]" = Option<Vec<String>>, Query, description = "`message.output_text.logprobs`."),
+        ("include_obfuscation" = Option<bool>, Query, description = "Whoever made the events has decided on it.")),
+    responses((status = 200, description = "The answer in its present state, or its events.", content((crate::api::openapi::responses::ResponseObject = "application/json"), (String = "text/event-stream")))),
+)]
 pub async fn retrieve(
     State(api): State<Shared>,
     caller: Caller,
@@ -69,6 +81,14 @@ fn past(stored: &Stored, first: usize) -> ApiResult<Response<Body>> {
 }
 
 /// Forgets an answer; one in the making ends first.
+#[utoipa::path(
+    delete,
+    path = "/v1/responses/{id}",
+    operation_id = "deleteResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Id of the response.")),
+    responses((status = 200, description = "It is gone.", body = crate::api::openapi::responses::Deleted)),
+)]
 pub async fn delete(
     State(api): State<Shared>,
     caller: Caller,
@@ -85,6 +105,14 @@ pub async fn delete(
 }
 
 /// Ends an answer in the making; one that has ended stays as it is.
+#[utoipa::path(
+    post,
+    path = "/v1/responses/{id}/cancel",
+    operation_id = "cancelResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Id of the response.")),
+    responses((status = 200, description = "The answer as far as it came.", body = crate::api::openapi::responses::ResponseObject)),
+)]
 pub async fn cancel(
     State(api): State<Shared>,
     caller: Caller,
@@ -103,6 +131,18 @@ pub async fn cancel(
 }
 
 /// The answer's own input, page by page.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    operation_id = "listInputItems",
+    tag = "responses",
+    params(("id" = String, Path, description = "Id of the response."),
+        ("limit" = Option<u32>, Query, description = "Items of a page.", minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "Id of the last item that is known."),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`."),
+        ("include[]" = Option<Vec<String>>, Query, description = "`message.output_text.logprobs`.")),
+    responses((status = 200, description = "A page of items.", body = crate::api::openapi::responses::ItemPage)),
+)]
 pub async fn input_items(
     State(api): State<Shared>,
     caller: Caller,

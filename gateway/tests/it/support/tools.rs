@@ -16,6 +16,11 @@ pub(crate) fn frameworks_python() -> PathBuf {
     environment("frameworks", "frameworks_requirements.txt", &["--no-deps"])
 }
 
+/// Python interpreter of an environment that has a tester of OpenAPI documents.
+pub(crate) fn schemathesis_python() -> PathBuf {
+    environment("schemathesis", "schemathesis_requirements.txt", &["--no-deps"])
+}
+
 /// Python interpreter of an environment that has the official FOCUS validator.
 pub(crate) fn focus_python() -> PathBuf {
     environment("focus", "focus_requirements.txt", &["--no-deps", "--ignore-requires-python"])

@@ -123,3 +123,11 @@ fn refused_fields() {
     let count = json::parse(with(r#""stream":true"#).as_bytes(), 64).unwrap();
     assert_eq!(read_count(count, &Limits::default()).unwrap_err().code, Code::UnknownParameter);
 }
+
+#[test]
+fn the_document_lists_what_is_read() {
+    use crate::api::openapi::testing::assert_documented as check;
+    check("MessageRequest", || assert!(read(&with("\"stream\":false")).is_ok()));
+    let count = json::parse(with_messages(USER).replace("\"max_tokens\":9,", "").as_bytes(), 64).unwrap();
+    check("CountRequest", || assert!(read_count(count, &Limits::default()).is_ok()));
+}

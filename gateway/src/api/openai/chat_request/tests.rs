@@ -208,3 +208,9 @@ fn refused_tools() {
         check(&with(extra), *code, param);
     }
 }
+
+#[test]
+fn the_document_lists_what_is_read() {
+    let body = with("\"tools\":[],\"response_format\":{\"type\":\"text\"}");
+    crate::api::openapi::testing::assert_documented("ChatRequest", || assert!(read(&body).is_ok()));
+}

@@ -102,3 +102,11 @@ fn a_count_takes_only_what_decides_on_the_prompt() {
     let Err(error) = read_count(body(r#","temperature":1"#), &Limits::default()) else { panic!("taken") };
     assert_eq!(error.param.as_deref(), Some("temperature"));
 }
+
+#[test]
+fn the_document_lists_what_is_read() {
+    use crate::api::openapi::testing::assert_documented as check;
+    check("ResponseRequest", || assert!(read("\"input\":\"hi\"").is_ok()));
+    let count = json::parse(br#"{"model":"m","input":"hi"}"#, 64).unwrap();
+    check("InputTokensRequest", || assert!(read_count(count, &Limits::default()).is_ok()));
+}
