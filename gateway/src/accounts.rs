@@ -4,6 +4,7 @@
 //! polls SQLite's `data_version` and so sees within 250 ms what the command line changed. Every change leaves a line in
 //! the audit log, in the same transaction.
 
+mod alerts;
 mod budgets;
 mod cache;
 mod error;
@@ -18,6 +19,7 @@ mod store;
 mod tests;
 mod types;
 
+pub use alerts::Alert;
 pub use budgets::{Budget, TagBudget, UserBudget};
 pub use error::{AccountsError, AuthError};
 pub use handle::Accounts;

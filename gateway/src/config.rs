@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::{MoneyError, PriceVersion, RateCard};
 
+mod alerts;
 mod budget;
 mod device;
 mod embedding;
 mod grammar;
 mod guard;
+mod idempotency;
 mod load;
 mod market;
 mod money;
@@ -23,16 +25,18 @@ mod sections;
 mod tests;
 mod tiers;
 
+pub use alerts::{AlertsSection, WEBHOOK_SECRET_PREFIX};
 pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
 pub use device::DeviceChoice;
 pub use embedding::EmbeddingSection;
 pub use grammar::GrammarSection;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
+pub use idempotency::IdempotencySection;
 pub use market::{BatchWindow, BatchesSection, CapacitySection, FilesSection, SloSection};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use sections::{
-    Bound, Data, EngineSection, IdempotencySection, LedgerSection, Limits, ModelRule, ModelSection, Reports,
-    ResponsesSection, Server, TenantRule, Tiers, make_private_dir,
+    Bound, Data, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, Reports, ResponsesSection, Server,
+    TenantRule, Tiers, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -76,6 +80,8 @@ pub struct Config {
     pub capacity: CapacitySection,
     /// Targets of the tiers.
     pub slo: SloSection,
+    /// Alerts of budgets.
+    pub alerts: AlertsSection,
     /// Reports and exports.
     pub reports: Reports,
 }
@@ -176,6 +182,7 @@ impl Config {
         self.batches.check_bounds()?;
         self.capacity.check_bounds()?;
         self.slo.check_bounds()?;
+        self.alerts.validate()?;
         self.guard.validate()?;
         self.reports.check_bounds()?;
         for (key, value) in [("provider", &self.reports.provider), ("region", &self.reports.region)] {
@@ -258,6 +265,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         LedgerSection::BOUNDS,
         ResponsesSection::BOUNDS,
         IdempotencySection::BOUNDS,
+        AlertsSection::BOUNDS,
         FilesSection::BOUNDS,
         CapacitySection::BOUNDS,
         SloSection::BOUNDS,

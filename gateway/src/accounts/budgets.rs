@@ -68,6 +68,28 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Its budgets that are known without a request: not those of each end user or tag value.
+    pub(super) fn named_budgets(&self) -> Vec<Budget> {
+        let mut budgets = self.budgets.clone();
+        let org = &self.org_id;
+        for budget in &self.user_budgets {
+            if let Some(user) = &budget.user {
+                let Allowance { period, limit } = budget.allowance;
+                budgets.push(Budget { scope: BudgetScope::User, id: format!("{org}/{user}"), period, limit });
+            }
+        }
+        for budget in &self.tag_budgets {
+            if let Some(value) = &budget.value {
+                let (Allowance { period, limit }, id) =
+                    (budget.allowance, format!("{org}/{}={value}", budget.key));
+                budgets.push(Budget { scope: BudgetScope::Tag, id, period, limit });
+            }
+        }
+        budgets
+    }
+}
+
 /// Adds the least limit of each period; one that was made for this account (true) takes the place of those for each.
 fn extend(
     budgets: &mut Vec<Budget>,

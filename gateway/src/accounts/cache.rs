@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::{Connection, Row, TransactionBehavior, params};
 
-use super::budgets::{self, Rules};
+use super::budgets::{self, Budget, Rules};
 use super::secret::{Digest, Pepper};
 use super::{AccountsError, AuthError, Identity, schema, store};
 use crate::config::{Allowance, make_private_dir};
@@ -169,6 +169,16 @@ impl Inner {
             tracing::error!(%error, "accounts cannot be read");
             AuthError::Unavailable
         })
+    }
+
+    pub(super) fn all_budgets(&self) -> Vec<Budget> {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let working = snapshot.keys.values().filter(|entry| !entry.revoked && !entry.archived);
+        let mut all: Vec<Budget> = working.flat_map(|entry| entry.identity.named_budgets()).collect();
+        all.sort_by(|a, b| (a.scope, &a.id, a.period, a.limit).cmp(&(b.scope, &b.id, b.period, b.limit)));
+        // Of several limits the least is the one that holds.
+        all.dedup_by(|b, a| (a.scope, &a.id, a.period) == (b.scope, &b.id, b.period));
+        all
     }
 
     fn knows(&self, mac: &Digest) -> bool {

@@ -235,6 +235,11 @@ impl Accounts {
         self.inner.read(store::budgets::list_budgets)
     }
 
+    /// Every budget of a working key, its project and organisation, and of the end users and tags that are named.
+    pub fn all_budgets(&self) -> Vec<Budget> {
+        self.inner.all_budgets()
+    }
+
     /// Makes a key for the admin listener.
     pub fn create_admin_key(&self, name: &str, now_ms: u64) -> Result<(AdminKeyRow, String), AccountsError> {
         let secret = secret::generate(ADMIN_SECRET_PREFIX)?;

@@ -9,7 +9,7 @@ use super::secret::Pepper;
 use crate::sqlite;
 
 /// One step for each version: a file of version n gets the steps from n on.
-const STEPS: [&str; 2] = [FIRST, SECOND];
+const STEPS: [&str; 3] = [FIRST, SECOND, THIRD];
 
 const FIRST: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -76,6 +76,17 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'append only'); END;
 CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'append only'); END;
+";
+
+/// An alert without `next_ms` was told, or given up.
+const THIRD: &str = "
+ALTER TABLE alerts ADD COLUMN end_ms INTEGER;
+ALTER TABLE alerts ADD COLUMN limit_picos INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE alerts ADD COLUMN spent_picos INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE alerts ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE alerts ADD COLUMN next_ms INTEGER;
+ALTER TABLE alerts ADD COLUMN told_ms INTEGER;
+CREATE INDEX alerts_due ON alerts (next_ms) WHERE next_ms IS NOT NULL;
 ";
 
 pub(super) fn open(dir: &Path, pepper: &Pepper) -> Result<Connection, AccountsError> {

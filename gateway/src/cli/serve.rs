@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use super::{Failure, fetch, place};
 use crate::accounts::{Accounts, NewKey};
+use crate::alerts::{Hook, watch};
 use crate::api::{Api, Kept};
 use crate::app;
 use crate::batches::Batches;
@@ -125,6 +126,8 @@ async fn serve(
     // It outlives the drain, which is worth watching; its own lifecycle never ends.
     let private = app::admin(Arc::clone(&api), config.server.max_headers, config.server.max_header_bytes);
     let private = tokio::spawn(server::serve(admin, private, options, Lifecycle::default()));
+    let hook = Hook::new(&config.alerts)?;
+    let alerts = hook.map(|hook| tokio::spawn(watch(hook, api.accounts.clone(), config.data.dir.clone())));
     let upkeep = tokio::spawn(upkeep(Arc::clone(&api.serving), api.accounts.clone()));
     api.runner.resume(&api)?;
     let sweeper = tokio::spawn(sweep(Arc::clone(&api)));
@@ -137,6 +140,9 @@ async fn serve(
     signals.abort();
     private.abort();
     upkeep.abort();
+    if let Some(alerts) = alerts {
+        alerts.abort();
+    }
     api.accounts.save_last_used()?;
     tracing::info!("ended");
     Ok(())

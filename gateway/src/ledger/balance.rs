@@ -44,6 +44,23 @@ impl Balance {
     }
 }
 
+/// What each account spent in the hours from the first instant up to the second, or in all.
+pub fn spent_in(
+    dir: &Path,
+    accounts: &[(BudgetScope, &str, Option<(u64, u64)>)],
+) -> Result<Vec<Picos>, LedgerError> {
+    let db = reader::open(dir)?;
+    let mut statement = db.prepare(
+        "SELECT coalesce(sum(picos), 0) FROM spent WHERE scope = ?1 AND id = ?2 AND hour_ms >= ?3 AND hour_ms < ?4",
+    )?;
+    let sums = accounts.iter().map(|(scope, id, hours)| {
+        // The total stands beside the hours.
+        let (from, to) = hours.map_or((-1, 0), |(from, to)| (from.cast_signed(), to.cast_signed()));
+        statement.query_row(params![scope.as_str(), id, from, to], |row| row.get(0).map(Picos))
+    });
+    Ok(sums.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Whether a request that has ended cost something; false for one that the ledger does not know.
 pub fn was_billed(dir: &Path, request_id: &str) -> Result<bool, LedgerError> {
     let db = match reader::open(dir) {
