@@ -126,6 +126,11 @@ async fn metrics(State(api): State<Shared>) -> Response {
         |name, help, value: usize| Sample { name, kind: "gauge", help, model: None, value: value as f64 };
     let mut samples = vec![
         gauge("spillway_ready", "Whether new requests are welcome.", usize::from(api.is_ready())),
+        gauge(
+            "spillway_limits_shared",
+            "1 where limits are kept together with other gateways now.",
+            usize::from(api.serving.limiter.is_shared() == Some(true)),
+        ),
         gauge("spillway_ledger_open_holds", "Requests whose money is held.", api.serving.ledger.open_holds()),
         gauge("spillway_ledger_queue", "Commands waiting for the ledger.", api.serving.ledger.queued()),
     ];

@@ -14,6 +14,7 @@ mod alerts;
 mod budget;
 mod device;
 mod embedding;
+mod fleet;
 mod grammar;
 mod guard;
 mod idempotency;
@@ -29,6 +30,7 @@ pub use alerts::{AlertsSection, WEBHOOK_SECRET_PREFIX};
 pub use budget::{Allowance, BudgetPeriod, BudgetRule, BudgetScope};
 pub use device::DeviceChoice;
 pub use embedding::EmbeddingSection;
+pub use fleet::FleetSection;
 pub use grammar::GrammarSection;
 pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use idempotency::IdempotencySection;
@@ -68,6 +70,8 @@ pub struct Config {
     pub data: Data,
     /// The ledger's writer.
     pub ledger: LedgerSection,
+    /// Several gateways together.
+    pub fleet: FleetSection,
     /// Answers that are kept.
     pub responses: ResponsesSection,
     /// Requests that may be sent twice.
@@ -176,6 +180,7 @@ impl Config {
         self.embedding.check_bounds()?;
         self.grammar.check_bounds()?;
         self.ledger.check_bounds()?;
+        self.fleet.validate()?;
         self.responses.check_bounds()?;
         self.idempotency.check_bounds()?;
         self.files.check_bounds()?;
@@ -263,6 +268,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         EmbeddingSection::BOUNDS,
         GrammarSection::BOUNDS,
         LedgerSection::BOUNDS,
+        FleetSection::BOUNDS,
         ResponsesSection::BOUNDS,
         IdempotencySection::BOUNDS,
         AlertsSection::BOUNDS,

@@ -1,4 +1,5 @@
-//! Rate and concurrency limits of keys and projects, in memory. Time is passed in, so the core is a pure state machine.
+//! Rate and concurrency limits of keys, projects and organisations, in memory; shared by several gateways where [`fleet`]
+//! joins them. Time is passed in, so the core is a pure state machine.
 //!
 //! A request reserves on both scopes at once or on none. What it reserved but did not use comes back at settlement;
 //! what it used beyond is taken then and delays later requests.
@@ -11,10 +12,14 @@ use crate::accounts::{Identity, KeyLimits};
 use crate::config;
 
 mod bucket;
+mod fleet;
 mod scope;
 #[cfg(test)]
 mod tests;
 
+pub use fleet::FleetError;
+
+use fleet::{Fleet, Share};
 use scope::{Caps, ScopeState};
 
 /// Reservations between two clean-ups of idle scopes.
@@ -27,6 +32,8 @@ pub enum Scope {
     Key,
     /// The project's.
     Project,
+    /// The organisation's.
+    Organisation,
 }
 
 /// What is limited.
@@ -56,6 +63,7 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Scope::Key => "key",
             Scope::Project => "project",
+            Scope::Organisation => "organisation",
         })
     }
 }
@@ -115,11 +123,14 @@ pub struct RateHeaders {
 #[derive(Clone)]
 pub struct Limiter {
     inner: Arc<Inner>,
+    /// Limits kept together with other gateways.
+    fleet: Option<Arc<Fleet>>,
 }
 
 struct Inner {
     key_defaults: Caps,
     project_defaults: Caps,
+    organisation_defaults: Caps,
     scopes: Mutex<Scopes>,
 }
 
@@ -142,11 +153,56 @@ impl Limiter {
             tokens: defaults.project_tokens_per_minute,
             concurrency: defaults.project_concurrency,
         };
-        Self { inner: Arc::new(Inner { key_defaults, project_defaults, scopes: Mutex::default() }) }
+        let organisation_defaults = Caps {
+            requests: defaults.organisation_requests_per_minute,
+            tokens: defaults.organisation_tokens_per_minute,
+            concurrency: defaults.organisation_concurrency,
+        };
+        let scopes = Mutex::default();
+        let inner = Inner { key_defaults, project_defaults, organisation_defaults, scopes };
+        Self { inner: Arc::new(inner), fleet: None }
     }
 
-    /// Takes one request, `tokens` tokens and one place, from key and project, or nothing. `now_ms` is any
-    /// clock in milliseconds; where it runs backwards nothing refills.
+    /// The same limits, kept together with all gateways that name the same Redis; alone where none is named. To be called
+    /// within the runtime.
+    pub fn join(self, section: &config::FleetSection) -> Result<Self, FleetError> {
+        let fleet = section.redis_url.as_deref().map(|url| Fleet::start(section, url)).transpose()?;
+        Ok(Self { fleet, ..self })
+    }
+
+    /// As [`Limiter::reserve`], in all gateways together.
+    pub async fn admit(
+        &self,
+        identity: &Identity,
+        tokens: u32,
+        now_ms: u64,
+    ) -> Result<Reservation, LimitError> {
+        let Some(fleet) = &self.fleet else { return self.reserve(identity, tokens, now_ms) };
+        let wanted = self.inner.wanted(identity);
+        if let Some(never) = wanted.iter().find_map(|&(scope, _, caps)| caps.never(scope, tokens)) {
+            return Err(never);
+        }
+        let share = fleet.take(&wanted, tokens).await?;
+        // No gateway alone admits more than the limit either.
+        match self.reserve(identity, tokens, now_ms) {
+            Ok(mut reservation) => {
+                reservation.share = Some(share);
+                Ok(reservation)
+            }
+            Err(error) => {
+                share.undo();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the limits are shared now: `None` for a gateway of its own, false while Redis is away.
+    pub fn is_shared(&self) -> Option<bool> {
+        self.fleet.as_ref().map(|fleet| !fleet.is_away())
+    }
+
+    /// Takes one request, `tokens` tokens and one place, from key, project and organisation, or nothing, in this gateway.
+    /// `now_ms` is any clock in milliseconds; where it runs backwards nothing refills.
     pub fn reserve(&self, identity: &Identity, tokens: u32, now_ms: u64) -> Result<Reservation, LimitError> {
         let mut scopes = self.inner.lock();
         scopes.sweep(now_ms);
@@ -159,15 +215,25 @@ impl Limiter {
             return Err(worst);
         }
         let taken = wanted.map(|(_, id, caps)| (id.to_owned(), scopes.touch(id, caps, now_ms).take(tokens)));
-        Ok(Reservation { inner: self.inner.clone(), taken, tokens, settled: false })
+        Ok(Reservation { inner: self.inner.clone(), taken, tokens, settled: false, share: None })
     }
 
     /// What is left to `identity` at `now_ms`.
     pub fn headers(&self, identity: &Identity, now_ms: u64) -> RateHeaders {
+        let here = self.headers_here(identity, now_ms);
+        let wanted = self.inner.wanted(identity);
+        match self.fleet.as_ref().and_then(|fleet| fleet.headers(&wanted)) {
+            Some(together) => together.tighter(here),
+            None => here,
+        }
+    }
+
+    /// What is left to `identity` in this gateway, the others aside.
+    pub fn headers_here(&self, identity: &Identity, now_ms: u64) -> RateHeaders {
         let mut scopes = self.inner.lock();
-        let [key, project] =
+        let [key, project, organisation] =
             self.inner.wanted(identity).map(|(_, id, caps)| scopes.touch(id, caps, now_ms).headers());
-        key.tighter(project)
+        key.tighter(project).tighter(organisation)
     }
 
     /// Requests in flight of key and project, for tests and metrics.
@@ -184,10 +250,11 @@ impl Limiter {
 }
 
 impl Inner {
-    fn wanted<'a>(&self, identity: &'a Identity) -> [(Scope, &'a str, Caps); 2] {
+    fn wanted<'a>(&self, identity: &'a Identity) -> [(Scope, &'a str, Caps); 3] {
         [
             (Scope::Key, &identity.key_id, self.key_defaults.with(&identity.limits)),
             (Scope::Project, &identity.project_id, self.project_defaults.with(&identity.project_limits)),
+            (Scope::Organisation, &identity.org_id, self.organisation_defaults),
         ]
     }
 
@@ -222,9 +289,10 @@ impl Scopes {
 pub struct Reservation {
     inner: Arc<Inner>,
     /// Scope and its ticket.
-    taken: [(String, u64); 2],
+    taken: [(String, u64); 3],
     tokens: u32,
     settled: bool,
+    share: Option<Share>,
 }
 
 impl fmt::Debug for Reservation {
@@ -251,6 +319,9 @@ impl Reservation {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
+        if let Some(share) = self.share.take() {
+            share.settle(actual);
+        }
         let mut scopes = self.inner.lock();
         for (id, ticket) in &self.taken {
             if let Some(state) = scopes.by_id.get_mut(id) {
@@ -267,6 +338,22 @@ impl Drop for Reservation {
 }
 
 impl Caps {
+    /// Why a request of `tokens` is never admitted, if so.
+    fn never(self, scope: Scope, tokens: u32) -> Option<LimitError> {
+        let refuse = |kind, limit, requested| LimitError {
+            scope,
+            kind,
+            limit,
+            used: 0,
+            requested,
+            retry_after_ms: None,
+        };
+        if tokens > self.tokens {
+            return Some(refuse(LimitKind::Tokens, self.tokens, tokens));
+        }
+        (self.requests == 0).then(|| refuse(LimitKind::Requests, 0, 1))
+    }
+
     fn with(self, own: &KeyLimits) -> Caps {
         Caps {
             requests: own.requests_per_minute.unwrap_or(self.requests),

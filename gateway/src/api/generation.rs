@@ -131,7 +131,7 @@ impl Generation {
     /// Input tokens that it would be billed for. Generates nothing and is free, but counts as a request.
     pub async fn count(self, api: &Shared, caller: &Caller) -> ApiResult<u64> {
         let serving = &api.serving;
-        let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
+        let place = serving.limiter.admit(&caller.identity, 0, serving.monotonic_ms()).await;
         caller.note_limits(api);
         let place = place?;
         let tokens = self.measure(api.engine_of(&caller.identity, &self.model)?).await?;

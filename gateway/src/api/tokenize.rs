@@ -34,9 +34,9 @@ struct Detokenized {
 }
 
 /// Takes one request of the caller's limits, and no tokens.
-fn count_request(api: &Shared, caller: &Caller) -> ApiResult<()> {
+async fn count_request(api: &Shared, caller: &Caller) -> ApiResult<()> {
     let serving = &api.serving;
-    let place = serving.limiter.reserve(&caller.identity, 0, serving.monotonic_ms());
+    let place = serving.limiter.admit(&caller.identity, 0, serving.monotonic_ms()).await;
     caller.note_limits(api);
     drop(place?);
     Ok(())
@@ -73,7 +73,7 @@ pub async fn tokenize(
     }
     fields.finish(&["continue_final_message", "chat_template", "chat_template_kwargs", "tools"])?;
     let served = api.served(&caller.identity, &model)?;
-    count_request(&api, &caller)?;
+    count_request(&api, &caller).await?;
     let (tokens, max_model_len) = match served {
         Served::Engine(engine) => {
             let input = prompt_of(&api, &model, messages, prompt)?;
@@ -147,7 +147,7 @@ pub async fn detokenize(
     let ids = tokens.iter().enumerate().map(|(i, id)| token_of(&format!("tokens[{i}]"), id));
     let tokens: Vec<u32> = ids.collect::<ApiResult<_>>()?;
     let served = api.served(&caller.identity, &model)?;
-    count_request(&api, &caller)?;
+    count_request(&api, &caller).await?;
     let vocab = match served {
         Served::Engine(engine) => engine.tokenizer().vocab_size(),
         Served::Embedder(embedder) => embedder.tokenizer().vocab_size(),

@@ -60,7 +60,8 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let key = if is_demo { demo_key(&accounts)? } else { None };
     let lifecycle = Lifecycle::default();
     let rates = Rates::new(&config, &accounts.list_prices()?)?;
-    let serving = Serving::new(ledger.clone(), rates, &config, lifecycle.clone());
+    let mut serving = Serving::new(ledger.clone(), rates, &config, lifecycle.clone());
+    serving.limiter = serving.limiter.join(&config.fleet)?;
     let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
     let api = Arc::new(Api::new(accounts, Arc::new(serving), kept, models.clone(), guard, signer, &config));
     let addresses = (listener.local_addr()?, admin.local_addr()?);

@@ -124,6 +124,12 @@ section! {
         project_tokens_per_minute: u32 = 5_000_000, 0, 4_000_000_000, "tokens/min";
         /// Requests of a project in flight.
         project_concurrency: u32 = 256, 0, 1_000_000, "requests";
+        /// Requests all projects of an organisation may make together; unlimited unless set.
+        organisation_requests_per_minute: u32 = 10_000_000, 0, 10_000_000, "requests/min";
+        /// Tokens all projects of an organisation may use together; unlimited unless set.
+        organisation_tokens_per_minute: u32 = 4_000_000_000, 0, 4_000_000_000, "tokens/min";
+        /// Requests of an organisation in flight; unlimited unless set.
+        organisation_concurrency: u32 = 1_000_000, 0, 1_000_000, "requests";
         /// Output tokens reserved and held at first; extended while decoding, so never the model's maximum at once.
         output_allowance_tokens: u32 = 256, 1, 1_000_000, "tokens";
         /// Once enough answers of a key and model are known, what this part of them stayed within is reserved instead.

@@ -4,7 +4,7 @@ use super::bucket::Bucket;
 use super::{LimitError, LimitKind, RateHeaders, Scope};
 
 /// When a place frees cannot be known; this is the hint given.
-const CONCURRENCY_RETRY_MS: u64 = 1000;
+pub(super) const CONCURRENCY_RETRY_MS: u64 = 1000;
 
 /// Limits in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -164,7 +164,7 @@ impl Serving {
         let amount = funds.amount()?;
         let tokens = plan.prompt_total().saturating_add(plan.covered);
         let reservation = match job.batch {
-            None => Some(self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?),
+            None => Some(self.limiter.admit(&job.identity, tokens, self.monotonic_ms()).await?),
             Some(_) => None,
         };
         let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
@@ -178,7 +178,7 @@ impl Serving {
     /// Refuses before any work when nothing at all is left of a limit.
     pub fn check_exhausted(&self, identity: &Identity) -> Result<(), AdmitError> {
         let now = self.monotonic_ms();
-        let left = self.limiter.headers(identity, now);
+        let left = self.limiter.headers_here(identity, now);
         if left.remaining_requests == 0 || left.remaining_tokens == 0 {
             drop(self.limiter.reserve(identity, 1, now)?);
         }

@@ -85,7 +85,7 @@ impl Serving {
             self.rates.at(model, billed, unix_ms()).ok_or_else(|| AdmitError::NoPrice(model.clone()))?;
         let amount = price.uncached_input.times(tokens)?;
         let reservation = match job.batch {
-            None => Some(self.limiter.reserve(&job.identity, tokens, self.monotonic_ms())?),
+            None => Some(self.limiter.admit(&job.identity, tokens, self.monotonic_ms()).await?),
             Some(_) => None,
         };
         let hold = HoldRequest {

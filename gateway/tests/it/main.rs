@@ -21,6 +21,7 @@ mod device;
 mod drain;
 mod embeddings;
 mod files;
+mod fleet;
 mod guard;
 mod hub;
 mod idempotency;

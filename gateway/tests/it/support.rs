@@ -3,11 +3,13 @@
 mod config;
 mod export;
 mod http;
+mod redis;
 mod rng;
 mod server;
 mod stream;
 mod tools;
 
+pub(crate) use self::redis::Redis;
 pub(crate) use config::{Config, KeyOptions, model_id, model_path};
 pub(crate) use export::{Row, Totals};
 pub(crate) use http::{Method, Reply, Wire};

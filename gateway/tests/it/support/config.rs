@@ -99,7 +99,7 @@ pub(crate) struct KeyOptions<'a> {
 }
 
 impl KeyOptions<'_> {
-    pub(super) fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self) -> Vec<String> {
         let number = |n: Option<u32>| n.map(|n| n.to_string());
         let text = |t: Option<&str>| t.map(str::to_owned);
         let project = if self.project.is_empty() { "default" } else { self.project };

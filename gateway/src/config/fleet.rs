@@ -1,0 +1,47 @@
+//! Several gateways together: where they keep what they share.
+
+use serde::{Deserialize, Serialize};
+
+use super::sections::{Bound, section};
+use super::{ConfigError, invalid};
+
+section! {
+    /// Several gateways that keep limits together.
+    FleetSection, "fleet",
+    numbers {
+        /// Gateways of the fleet, at most: while Redis is away each admits its part of every limit.
+        gateways: u32 = 2, 1, 10_000, "gateways";
+        /// Part of a limit that a gateway takes ahead, so that it need not ask for each request; all gateways together may
+        /// go beyond a limit by this much each. Limits so small that the part is below one are asked for each time.
+        lease_percent: u32 = 2, 0, 50, "%";
+        /// How long a request may wait for Redis; then it is as if Redis were away.
+        timeout_ms: u64 = 50, 1, 10_000, "ms";
+        /// How long places of requests in flight stay taken after their gateway was last heard of.
+        place_ttl_s: u64 = 10, 1, 600, "s";
+    }
+    others {
+        /// Where the common limits are, as `redis://[user:password@]host[:port][/database]` (no TLS, no cluster; it should
+        /// not evict keys); unset: each gateway limits alone.
+        redis_url: Option<String> = None;
+        /// Begins the names of all keys there.
+        redis_prefix: String = "spillway".to_owned();
+    }
+}
+
+impl FleetSection {
+    /// Bounds and addresses; an address is not repeated in a refusal, it may hold a password.
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        self.check_bounds()?;
+        if let Some(url) = &self.redis_url {
+            let scheme = url.split(':').next().unwrap_or_default();
+            if !["redis", "redis+unix", "unix"].contains(&scheme) {
+                let message = "must begin with redis:// (TLS is not built in; use a tunnel or a local proxy)";
+                return Err(invalid("fleet.redis_url", &format!("{scheme}:…"), message));
+            }
+        }
+        if self.redis_prefix.is_empty() || self.redis_prefix.len() > 64 {
+            return Err(invalid("fleet.redis_prefix", &self.redis_prefix, "must be 1 to 64 bytes"));
+        }
+        Ok(())
+    }
+}
