@@ -5,6 +5,7 @@ mod calibrate;
 mod credits;
 mod fetch;
 mod keys;
+mod ledger;
 mod orgs;
 mod place;
 mod reports;
@@ -71,6 +72,9 @@ enum Command {
     Export(reports::ExportArgs),
     /// Write the monthly statement of an organisation, as a page to read and to print
     Statement(reports::StatementArgs),
+    /// The ledger's store
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Recompute everything from the ledger and say whether it balances
     Verify(reports::VerifyArgs),
 }
@@ -135,6 +139,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let config = with_file(args.config.as_deref(), cli.data)?;
             reports::statement(&args, &config)
         }
+        Command::Ledger(command) => ledger::run(&command),
         Command::Verify(args) => reports::verify(&args, &defaults(cli.data)?.data.dir),
     }
 }

@@ -21,6 +21,7 @@ mod idempotency;
 mod load;
 mod market;
 mod money;
+mod reports;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -36,8 +37,9 @@ pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
 pub use idempotency::IdempotencySection;
 pub use market::{BatchWindow, BatchesSection, CapacitySection, FilesSection, SloSection};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
+pub use reports::Reports;
 pub use sections::{
-    Bound, Data, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, Reports, ResponsesSection, Server,
+    Bound, Data, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, ResponsesSection, Server,
     TenantRule, Tiers, make_private_dir,
 };
 

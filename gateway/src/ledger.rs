@@ -15,11 +15,14 @@ use crate::money::Picos;
 mod balance;
 mod balances;
 mod book;
+pub mod copy;
 mod credit;
 mod details;
 mod evidence;
 pub mod export;
+pub mod mirror;
 mod period;
+mod postgres;
 mod reader;
 mod recovery;
 mod row;
@@ -75,6 +78,18 @@ impl Ledger {
         finished: Finished<'_>,
     ) -> Result<Ledger, LedgerError> {
         let store = sqlite::SqliteStore::open(dir)?;
+        Self::start(Box::new(store), options, now_ms, finished)
+    }
+
+    /// As [`Ledger::open_with`] in a PostgreSQL database that several gateways share. Budgets are exact over all of them. It blocks
+    /// and needs a thread that runs no futures.
+    pub fn open_shared(
+        url: &str,
+        options: &LedgerSection,
+        now_ms: u64,
+        finished: Finished<'_>,
+    ) -> Result<Ledger, LedgerError> {
+        let store = postgres::PostgresStore::open(url)?;
         Self::start(Box::new(store), options, now_ms, finished)
     }
 
@@ -175,7 +190,7 @@ impl Ledger {
         answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
     }
 
-    /// Ends grants past their time, without waiting. They are found anyway when their organisation sends a request; a
+    /// Ends grants past their time and requests of gateways that died, without waiting. They are found anyway when their organisation sends a request; a
     /// call from time to time is for the reports of those that send none.
     pub fn expire_credit(&self, at_ms: u64) {
         self.shared.try_send(Command::Expire { at_ms });

@@ -345,7 +345,10 @@ impl Caps {
             kind,
             limit,
             used: 0,
+            reserved: 0,
             requested,
+            admitted_now: limit,
+            reset_ms: 0,
             retry_after_ms: None,
         };
         if tokens > self.tokens {

@@ -21,7 +21,7 @@ use crate::config::{Config, DEMO_EMBEDDER, EmbeddingSection, ModelRule, make_pri
 use crate::files::Files;
 use crate::guard::Guard;
 use crate::idempotency::Idempotency;
-use crate::ledger::{Ledger, LedgerError, was_billed};
+use crate::ledger::{Ledger, LedgerError, copy, mirror::Mirror, was_billed};
 use crate::receipts::Signer;
 use crate::registry::{Registry, Served};
 use crate::responses::Store;
@@ -53,7 +53,7 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     let admin = bind("server.admin_listen", config.server.admin_listen)?;
     let accounts = Accounts::open_with(&config.data.dir, &config.money.budget)?;
     let batches = Batches::open(&config.data.dir, &config.batches, unix_ms())?;
-    let ledger = open_ledger(&config, &batches)?;
+    let (ledger, mirror) = open_ledger(&config, &batches)?;
     let kept = open_kept(&config, batches)?;
     let signer = Signer::open(&config.data.dir)?;
     let models = start_models(&config)?;
@@ -71,6 +71,7 @@ pub(super) fn run(mut config: Config, is_demo: bool) -> Result<(), Failure> {
     // Whatever a dropped stream left behind is in the ledger's queue by now.
     models.shutdown();
     ledger.close();
+    drop(mirror);
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
 }
@@ -88,12 +89,20 @@ fn open_kept(config: &Config, batches: Batches) -> Result<Kept, Failure> {
     })
 }
 
-/// Lines of batches that are kept but not billed are billed now.
-fn open_ledger(config: &Config, batches: &Batches) -> Result<Ledger, LedgerError> {
+/// The ledger, and with a shared one what keeps this gateway's copy for reports. Lines of batches that are kept but not
+/// billed are billed now.
+fn open_ledger(config: &Config, batches: &Batches) -> Result<(Ledger, Option<Mirror>), Failure> {
     let finished = |request_id: &str| {
         batches.finished(request_id).map_err(|error| LedgerError::Unavailable(error.to_string()))
     };
-    Ledger::open_with(&config.data.dir, &config.ledger, unix_ms(), &finished)
+    let Some(url) = &config.fleet.postgres_url else {
+        let ledger = Ledger::open_with(&config.data.dir, &config.ledger, unix_ms(), &finished)?;
+        return Ok((ledger, None));
+    };
+    let ledger = Ledger::open_shared(url, &config.ledger, unix_ms(), &finished)?;
+    let from = copy::Place::Postgres(url.clone());
+    let mirror = Mirror::start(&from, &config.data.dir, ledger.clone())?;
+    Ok((ledger, Some(mirror)))
 }
 
 /// Removes what has expired, now and then.

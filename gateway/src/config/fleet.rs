@@ -23,6 +23,9 @@ section! {
         /// Where the common limits are, as `redis://[user:password@]host[:port][/database]` (no TLS, no cluster; it should
         /// not evict keys); unset: each gateway limits alone.
         redis_url: Option<String> = None;
+        /// The common ledger, as `postgres://user:password@host[:port]/database` (no TLS); unset: `ledger.db` in the data
+        /// directory. With it `ledger.db` is a copy that reports are read from, a moment behind.
+        postgres_url: Option<String> = None;
         /// Begins the names of all keys there.
         redis_prefix: String = "spillway".to_owned();
     }
@@ -38,6 +41,13 @@ impl FleetSection {
                 let message = "must begin with redis:// (TLS is not built in; use a tunnel or a local proxy)";
                 return Err(invalid("fleet.redis_url", &format!("{scheme}:…"), message));
             }
+        }
+        if let Some(url) = &self.postgres_url
+            && !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+        {
+            let scheme = url.split(':').next().unwrap_or_default();
+            let message = "must begin with postgres://";
+            return Err(invalid("fleet.postgres_url", &format!("{scheme}:…"), message));
         }
         if self.redis_prefix.is_empty() || self.redis_prefix.len() > 64 {
             return Err(invalid("fleet.redis_prefix", &self.redis_prefix, "must be 1 to 64 bytes"));

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::row::Facts;
+use super::row::{Facts, Transfer};
 use super::store::{Store, StoreResult};
 use super::types::{BudgetPeriod, BudgetScope, BudgetShortage, HoldError};
 use crate::accounts::Budget;
@@ -32,6 +32,8 @@ struct Window {
     sum: Sum,
     /// Holds taken in it and not ended.
     open: u32,
+    /// Last row of others that `sum` counted when it was read.
+    as_of: i64,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +47,8 @@ pub(super) struct Balances {
     accounts: HashMap<BudgetScope, HashMap<String, Account>>,
     /// Spent since the last flush, by account and hour of the hold.
     dirty: BTreeMap<(BudgetScope, String, u64), i64>,
+    /// Last row that the store counts in what it says was spent, the own ones aside.
+    seen: i64,
 }
 
 impl Balances {
@@ -77,7 +81,8 @@ impl Balances {
             let from = (scope, id.to_owned(), 0)..=(scope, id.to_owned(), u64::MAX);
             let unsaved = self.dirty.range(from).filter(|((_, _, hour_ms), _)| within(*hour_ms));
             let spent = stored + unsaved.map(|(_, picos)| picos).sum::<i64>();
-            let window = Window { period, start_ms, sum: Sum { spent, held: 0 }, open: 0 };
+            let sum = Sum { spent, held: 0 };
+            let window = Window { period, start_ms, sum, open: 0, as_of: self.seen };
             self.account(account).windows.push(window);
         }
         let windows = &mut self.account(account).windows;
@@ -167,6 +172,27 @@ impl Balances {
             }
         }
         Ok(())
+    }
+
+    /// What the store says from now on counts all rows up to `seq`.
+    pub(super) fn seen(&mut self, seq: i64) {
+        self.seen = seq;
+    }
+
+    /// Ends a hold taken at `at_ms` by a row that another gateway has written, sums included.
+    pub(super) fn end_elsewhere(
+        &mut self,
+        store: &mut dyn Store,
+        row: &Transfer,
+        at_ms: u64,
+    ) -> StoreResult<()> {
+        self.each(store, &row.facts, at_ms, |window| {
+            window.sum.held -= row.released.0;
+            window.open = window.open.saturating_sub(1);
+            if row.seq > window.as_of {
+                window.sum.spent += row.cost.total.0;
+            }
+        })
     }
 
     fn each(

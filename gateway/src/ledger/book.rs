@@ -2,6 +2,7 @@
 //! memory; a refusal changes nothing. After a store error the book is not used again.
 
 mod credits;
+mod others;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ struct OpenHold {
     budgets: Vec<Budget>,
     credit_line: Option<Picos>,
     checkpoint: Option<Tokens>,
+    /// Whether another gateway serves the request.
+    elsewhere: bool,
 }
 
 pub(super) struct Book {
@@ -52,6 +55,7 @@ impl Book {
     pub(super) fn load(store: &mut dyn Store) -> Result<Self, LedgerError> {
         let state = store.load()?;
         let mut balances = Balances::default();
+        balances.seen(state.head.seq);
         let mut open = HashMap::new();
         for (id, row) in state.open {
             balances.hold(store, &row.facts, row.at_ms, row.held, 1)?;
@@ -63,6 +67,7 @@ impl Book {
                 budgets: Vec::new(),
                 credit_line: None,
                 checkpoint: row.checkpoint,
+                elsewhere: row.elsewhere,
             };
             open.insert(id, hold);
         }
@@ -73,9 +78,15 @@ impl Book {
         self.open.len()
     }
 
-    /// Requests with an open hold and their checkpoints, in a fixed order.
+    /// The last row.
+    pub(super) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Requests with an open hold that no other gateway serves, and their checkpoints, in a fixed order.
     pub(super) fn open_requests(&self) -> Vec<(String, Option<Tokens>)> {
-        let mut open: Vec<_> = self.open.iter().map(|(id, hold)| (id.clone(), hold.checkpoint)).collect();
+        let own = self.open.iter().filter(|(_, hold)| !hold.elsewhere);
+        let mut open: Vec<_> = own.map(|(id, hold)| (id.clone(), hold.checkpoint)).collect();
         open.sort_by(|a, b| a.0.cmp(&b.0));
         open
     }
@@ -117,6 +128,7 @@ impl Book {
             budgets: request.budgets,
             credit_line: request.credit_line,
             checkpoint: None,
+            elsewhere: false,
         };
         self.open.insert(request.request_id, hold);
         Ok(())

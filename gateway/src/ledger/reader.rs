@@ -140,17 +140,23 @@ fn details(row: &Row<'_>) -> rusqlite::Result<Option<Details>> {
 
 /// The counted accounts: a JSON array of `[scope, id]`, or NULL for none.
 fn counted(row: &Row<'_>, at: usize) -> rusqlite::Result<Vec<Counted>> {
-    let Some(text) = row.get::<_, Option<String>>(at)? else { return Ok(Vec::new()) };
-    let refused = |message: String| {
-        let error = LedgerError::Corrupt(message);
-        rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
-    };
-    let pairs: Vec<(String, String)> =
-        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
-    pairs.into_iter().map(|(scope, id)| Ok(Counted { scope: scope.parse().map_err(refused)?, id })).collect()
+    let text = row.get::<_, Option<String>>(at)?;
+    counted_of(text.as_deref())
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error)))
 }
 
-/// The counted accounts as [`counted`] reads them.
+/// The accounts that a row's text names.
+pub(super) fn counted_of(text: Option<&str>) -> Result<Vec<Counted>, LedgerError> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    let pairs: Vec<(String, String)> =
+        serde_json::from_str(text).map_err(|error| LedgerError::Corrupt(error.to_string()))?;
+    let counted = |(scope, id): (String, String)| {
+        Ok(Counted { scope: scope.parse().map_err(LedgerError::Corrupt)?, id })
+    };
+    pairs.into_iter().map(counted).collect()
+}
+
+/// The counted accounts as [`counted_of`] reads them.
 pub(super) fn counted_text(counted: &[Counted]) -> Option<String> {
     let pairs: Vec<[&str; 2]> = counted.iter().map(|c| [c.scope.as_str(), &c.id]).collect();
     (!pairs.is_empty()).then(|| serde_json::json!(pairs).to_string())

@@ -23,13 +23,13 @@ pub(super) fn recover(
     now_ms: u64,
     finished: Finished<'_>,
 ) -> Result<Recovery, LedgerError> {
-    let open = book.open_requests();
     let mut recovery = Recovery::default();
-    if open.is_empty() {
+    if book.open_requests().is_empty() {
         return Ok(recovery);
     }
-    store.begin()?;
-    for (request_id, noted) in open {
+    // Another gateway may have ended some of them meanwhile.
+    book.begin(store)?;
+    for (request_id, noted) in book.open_requests() {
         let (tokens, end) = match finished(&request_id)? {
             Some(tokens) => (Some(tokens), EndReason::Finished),
             None => (noted, EndReason::Recovered),

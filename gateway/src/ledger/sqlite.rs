@@ -94,7 +94,14 @@ impl SqliteStore {
             let (row, held, checkpoint) = row?;
             open.insert(
                 row.request_id,
-                OpenRow { facts: row.facts, details: row.details, at_ms: row.at_ms, held, checkpoint },
+                OpenRow {
+                    facts: row.facts,
+                    details: row.details,
+                    at_ms: row.at_ms,
+                    held,
+                    checkpoint,
+                    elsewhere: false,
+                },
             );
         }
         Ok(open)
@@ -146,8 +153,9 @@ impl Store for SqliteStore {
         Ok(State { head: self.head()?, open: self.open_rows()? })
     }
 
-    fn begin(&mut self) -> StoreResult<()> {
-        Ok(self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+    fn begin(&mut self) -> StoreResult<Vec<Transfer>> {
+        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Vec::new())
     }
 
     fn append(&mut self, row: &Transfer) -> StoreResult<()> {
@@ -297,6 +305,15 @@ impl Store for SqliteStore {
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map([now_ms], |row| row.get(0))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    fn orphans(&mut self) -> StoreResult<Vec<(String, Option<Tokens>)>> {
+        Ok(Vec::new())
+    }
+
+    fn recover(&mut self) -> bool {
+        // After a failed sync nothing that the file says can be relied on.
+        false
     }
 
     fn commit(&mut self) -> StoreResult<()> {

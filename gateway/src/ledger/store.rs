@@ -1,5 +1,5 @@
 //! What the ledger needs of a store. The rules live in [`super::book`]; a store only keeps rows, and the sums that could
-//! be computed from them. This is the boundary for another store than SQLite.
+//! be computed from them. SQLite is for one gateway, PostgreSQL for several.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub(super) struct OpenRow {
     pub(super) at_ms: u64,
     pub(super) held: Picos,
     pub(super) checkpoint: Option<Tokens>,
+    /// Whether another gateway, that lives, serves the request.
+    pub(super) elsewhere: bool,
 }
 
 /// What is needed to go on; sums are asked for when they are needed.
@@ -55,8 +57,8 @@ pub(super) struct State {
 pub(super) trait Store: Send {
     /// Reads the state at the last commit, without going through ended requests.
     fn load(&mut self) -> StoreResult<State>;
-    /// Starts a transaction.
-    fn begin(&mut self) -> StoreResult<()>;
+    /// Starts a transaction. The rows that others have added since the last one, in order; nobody adds any during this one.
+    fn begin(&mut self) -> StoreResult<Vec<Transfer>>;
     /// Adds a row and its entries; keeps the set of open holds.
     fn append(&mut self, row: &Transfer) -> StoreResult<()>;
     /// How `request_id` ended, if it did.
@@ -79,6 +81,10 @@ pub(super) trait Store: Send {
     fn credit_row(&mut self, id: &str) -> StoreResult<Option<i64>>;
     /// Organisations with a grant past its time.
     fn due_orgs(&mut self, now_ms: u64) -> StoreResult<Vec<String>>;
+    /// Open requests whose gateway died, and their checkpoints. Of a store with one writer there are none after its start.
+    fn orphans(&mut self) -> StoreResult<Vec<(String, Option<Tokens>)>>;
     /// Makes the transaction durable.
     fn commit(&mut self) -> StoreResult<()>;
+    /// After a failed transaction: true where none of it was committed, and the store can be used again.
+    fn recover(&mut self) -> bool;
 }

@@ -148,8 +148,17 @@ impl Drop for Shared {
     }
 }
 
-/// An answer to be sent once the commit is known to have succeeded (`None`) or failed (`Some`).
-type Answer = Box<dyn FnOnce(Option<&str>, &mut VecDeque<Command>) + Send>;
+/// What a command came to, if the commit succeeds.
+enum Outcome {
+    Nothing,
+    Hold(Result<(), HoldError>),
+    Done(Result<(), LedgerError>),
+    Settled(Result<Settled, LedgerError>),
+    Row(Result<i64, LedgerError>),
+}
+
+/// How often a batch is done anew after a lost connection.
+const RETRIES: u32 = 3;
 
 struct Writer {
     store: Box<dyn Store>,
@@ -197,14 +206,14 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: Vec<Queued>) {
-        let mut answers = Vec::with_capacity(batch.len());
-        // What is left in it after a failure is dropped last, so that whoever hears of it finds the ledger unhealthy.
-        let mut batch = batch.into_iter();
-        let result = if self.status.failed.load(Ordering::Acquire) {
-            Err(StoreError("an earlier write failed".to_owned()))
-        } else {
-            self.apply(&mut batch, &mut answers)
-        };
+        let (mut outcomes, mut result) = self.try_apply(&batch);
+        for _ in 0..RETRIES {
+            // Where nothing was committed and nothing is broken, all of it is done anew.
+            if result.is_ok() || !self.start_anew() {
+                break;
+            }
+            (outcomes, result) = self.try_apply(&batch);
+        }
         if let Err(error) = &result {
             // Never tried again: after a failed sync the store may have dropped what it says it holds.
             if !self.status.failed.swap(true, Ordering::AcqRel) {
@@ -213,20 +222,28 @@ impl Writer {
         }
         self.status.open_holds.store(self.book.open_holds(), Ordering::Relaxed);
         let failure = result.as_ref().err().map(|error| error.0.as_str());
-        for answer in answers {
-            answer(failure, &mut self.orphans);
+        let mut batch = batch.into_iter();
+        for (outcome, queued) in outcomes.into_iter().zip(batch.by_ref()) {
+            answer(queued.command, outcome, failure, &mut self.orphans);
         }
+        // What is left in it after a failure is dropped last, so that whoever hears of it finds the ledger unhealthy.
+        drop(batch);
     }
 
-    fn apply(
-        &mut self,
-        batch: &mut impl Iterator<Item = Queued>,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(), StoreError> {
-        self.store.begin()?;
+    fn try_apply(&mut self, batch: &[Queued]) -> (Vec<Outcome>, Result<(), StoreError>) {
+        if self.status.failed.load(Ordering::Acquire) {
+            return (Vec::new(), Err(StoreError("an earlier write failed".to_owned())));
+        }
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let result = self.apply(batch, &mut outcomes);
+        (outcomes, result)
+    }
+
+    fn apply(&mut self, batch: &[Queued], outcomes: &mut Vec<Outcome>) -> Result<(), StoreError> {
+        self.book.begin(self.store.as_mut())?;
         for queued in batch {
-            let (answer, fatal) = self.one(queued.command);
-            answers.extend(answer);
+            let (outcome, fatal) = self.one(&queued.command);
+            outcomes.push(outcome);
             if let Some(fatal) = fatal {
                 return Err(fatal);
             }
@@ -235,69 +252,94 @@ impl Writer {
         self.store.commit()
     }
 
+    /// After a failure: true where store and book are as they were before the batch.
+    fn start_anew(&mut self) -> bool {
+        if self.status.failed.load(Ordering::Acquire) || !self.store.recover() {
+            return false;
+        }
+        let reloaded = self.book.reload(self.store.as_mut());
+        if let Err(error) = &reloaded {
+            tracing::error!(%error, "ledger cannot be read anew");
+        }
+        reloaded.is_ok()
+    }
+
     /// Carries out one command; the second value is a failure of the store itself.
-    fn one(&mut self, command: Command) -> (Option<Answer>, Option<StoreError>) {
+    fn one(&mut self, command: &Command) -> (Outcome, Option<StoreError>) {
         let (book, store) = (&mut self.book, self.store.as_mut());
         match command {
-            Command::Stop => (None, None),
-            Command::Hold(request, ack) => {
-                let (request_id, at_ms) = (request.request_id.clone(), request.at_ms);
-                let result = book.hold(store, *request);
-                let fatal = hold_failure(&result);
-                let answer: Answer = Box::new(move |failure, orphans| {
-                    if let Err(Ok(())) = ack.send(hold_outcome(result, failure)) {
-                        orphans.push_back(Command::Void { request_id, at_ms, ack: None });
-                    }
-                });
-                (Some(answer), fatal)
+            Command::Stop => (Outcome::Nothing, None),
+            Command::Hold(request, _) => held(book.hold(store, (**request).clone())),
+            Command::Extend { request_id, additional, at_ms, .. } => {
+                held(book.extend(store, request_id, *additional, *at_ms))
             }
-            Command::Extend { request_id, additional, at_ms, ack } => {
-                let result = book.extend(store, &request_id, additional, at_ms);
-                let fatal = hold_failure(&result);
-                let answer: Answer =
-                    Box::new(move |failure, _| drop(ack.send(hold_outcome(result, failure))));
-                (Some(answer), fatal)
+            Command::Checkpoint { request_id, tokens, at_ms, .. } => {
+                done(book.checkpoint(store, request_id, *tokens, *at_ms), Outcome::Done)
             }
-            Command::Checkpoint { request_id, tokens, at_ms, ack } => {
-                reply(book.checkpoint(store, &request_id, tokens, at_ms), ack)
+            Command::Settle(settlement, _) => done(book.settle(store, settlement), Outcome::Settled),
+            Command::SettleDetached(settlement) => {
+                done(book.settle_within_hold(store, settlement), Outcome::Done)
             }
-            Command::Settle(settlement, ack) => reply(book.settle(store, &settlement), Some(ack)),
-            Command::SettleDetached(settlement) => reply(book.settle_within_hold(store, &settlement), None),
-            Command::Void { request_id, at_ms, ack } => reply(book.void(store, &request_id, at_ms), ack),
-            Command::Credit(credit, ack) => reply(book.credit(store, &credit), Some(ack)),
-            Command::Expire { at_ms } => reply(book.expire_all(store, at_ms), None),
+            Command::Void { request_id, at_ms, .. } => {
+                done(book.void(store, request_id, *at_ms), Outcome::Done)
+            }
+            Command::Credit(credit, _) => done(book.credit(store, credit), Outcome::Row),
+            Command::Expire { at_ms } => {
+                let ended = book.end_orphans(store, *at_ms);
+                done(ended.and_then(|_| book.expire_all(store, *at_ms)), Outcome::Done)
+            }
         }
     }
 }
 
-fn reply<T: Send + 'static>(
+fn held(result: Result<(), HoldError>) -> (Outcome, Option<StoreError>) {
+    let fatal = match &result {
+        Err(HoldError::Unavailable(message)) => Some(StoreError(message.clone())),
+        _ => None,
+    };
+    (Outcome::Hold(result), fatal)
+}
+
+fn done<T>(
     result: Result<T, LedgerError>,
-    ack: Option<Ack<T, LedgerError>>,
-) -> (Option<Answer>, Option<StoreError>) {
+    outcome: impl FnOnce(Result<T, LedgerError>) -> Outcome,
+) -> (Outcome, Option<StoreError>) {
     let fatal = match &result {
         Err(LedgerError::Unavailable(message)) => Some(StoreError(message.clone())),
         _ => None,
     };
-    let Some(ack) = ack else {
-        if let Err(error) = &result {
-            tracing::debug!(%error, "detached ledger command refused");
-        }
-        return (None, fatal);
-    };
-    let answer: Answer = Box::new(move |failure, _| {
-        let outcome = match failure {
-            Some(message) => Err(LedgerError::Unavailable(message.to_owned())),
-            None => result,
-        };
-        drop(ack.send(outcome));
-    });
-    (Some(answer), fatal)
+    (outcome(result), fatal)
 }
 
-fn hold_failure(result: &Result<(), HoldError>) -> Option<StoreError> {
-    match result {
-        Err(HoldError::Unavailable(message)) => Some(StoreError(message.clone())),
-        _ => None,
+/// Answers a command once the commit is known to have succeeded (`None`) or failed (`Some`).
+fn answer(command: Command, outcome: Outcome, failure: Option<&str>, orphans: &mut VecDeque<Command>) {
+    match (command, outcome) {
+        (Command::Hold(request, ack), Outcome::Hold(result)) => {
+            if let Err(Ok(())) = ack.send(hold_outcome(result, failure)) {
+                let (request_id, at_ms) = (request.request_id, request.at_ms);
+                orphans.push_back(Command::Void { request_id, at_ms, ack: None });
+            }
+        }
+        (Command::Extend { ack, .. }, Outcome::Hold(result)) => drop(ack.send(hold_outcome(result, failure))),
+        (Command::Settle(_, ack), Outcome::Settled(result)) => reply(result, Some(ack), failure),
+        (Command::Credit(_, ack), Outcome::Row(result)) => reply(result, Some(ack), failure),
+        (Command::Checkpoint { ack, .. } | Command::Void { ack, .. }, Outcome::Done(result)) => {
+            reply(result, ack, failure);
+        }
+        (_, Outcome::Done(result)) => reply(result, None, failure),
+        _ => {}
+    }
+}
+
+fn reply<T>(result: Result<T, LedgerError>, ack: Option<Ack<T, LedgerError>>, failure: Option<&str>) {
+    let outcome = match failure {
+        Some(message) => Err(LedgerError::Unavailable(message.to_owned())),
+        None => result,
+    };
+    match (ack, outcome) {
+        (Some(ack), outcome) => drop(ack.send(outcome)),
+        (None, Err(error)) => tracing::debug!(%error, "detached ledger command refused"),
+        (None, Ok(_)) => {}
     }
 }
 

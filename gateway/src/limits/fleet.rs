@@ -22,13 +22,15 @@ use super::scope::Caps;
 use super::{LimitError, RateHeaders, Scope};
 use crate::config::FleetSection;
 
+mod ask;
 mod link;
 mod pool;
 #[cfg(test)]
 mod tests;
 
+use ask::{Ask, Sharing};
 use link::{Link, LinkError};
-use pool::{Ask, Hand, Pool, Sharing};
+use pool::{Hand, Pool};
 
 /// Between two reports of refunds and places: what a gateway gives back is there for others this soon.
 const TICK: Duration = Duration::from_millis(100);
@@ -303,14 +305,18 @@ fn worst(refusals: impl Iterator<Item = LimitError>) -> Option<LimitError> {
 
 /// Where Redis came back or changed its mind between two questions: try again at once.
 fn refused(wanted: &[Wanted], tokens: u32) -> LimitError {
+    let tick_ms = u64::try_from(TICK.as_millis()).unwrap_or(1);
     let (scope, limit) = wanted.first().map_or((Scope::Key, 0), |want| (want.scope, want.caps.tokens));
     LimitError {
         scope,
         kind: super::LimitKind::Tokens,
         limit,
         used: limit,
+        reserved: 0,
         requested: tokens,
-        retry_after_ms: Some(u64::try_from(TICK.as_millis()).unwrap_or(1)),
+        admitted_now: 0,
+        reset_ms: tick_ms,
+        retry_after_ms: Some(tick_ms),
     }
 }
 

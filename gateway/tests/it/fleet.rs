@@ -202,7 +202,7 @@ async fn small_limits_are_exact_and_refusals_say_when() {
 }
 
 /// Data folders of two gateways with the same accounts, and a key.
-fn two_folders(options: KeyOptions) -> ([Arc<TempDir>; 2], String) {
+pub(crate) fn two_folders(options: KeyOptions) -> ([Arc<TempDir>; 2], String) {
     let folders = [data_folder(), data_folder()];
     let arguments = options.arguments();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

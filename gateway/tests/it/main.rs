@@ -22,6 +22,7 @@ mod drain;
 mod embeddings;
 mod files;
 mod fleet;
+mod fleet_ledger;
 mod guard;
 mod hub;
 mod idempotency;

@@ -3,12 +3,14 @@
 mod config;
 mod export;
 mod http;
+mod postgres;
 mod redis;
 mod rng;
 mod server;
 mod stream;
 mod tools;
 
+pub(crate) use self::postgres::{database, number};
 pub(crate) use self::redis::Redis;
 pub(crate) use config::{Config, KeyOptions, model_id, model_path};
 pub(crate) use export::{Row, Totals};

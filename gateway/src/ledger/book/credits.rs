@@ -117,12 +117,12 @@ impl Book {
         Ok(())
     }
 
-    fn spent(&mut self, store: &mut dyn Store, org_id: &str, at_ms: u64) -> StoreResult<i64> {
+    pub(super) fn spent(&mut self, store: &mut dyn Store, org_id: &str, at_ms: u64) -> StoreResult<i64> {
         let account = (BudgetScope::Organisation, org_id);
         Ok(self.balances.sum(store, account, BudgetPeriod::Total, at_ms)?.spent)
     }
 
-    fn purse(&mut self, store: &mut dyn Store, org_id: &str) -> StoreResult<&mut Purse> {
+    pub(super) fn purse(&mut self, store: &mut dyn Store, org_id: &str) -> StoreResult<&mut Purse> {
         if !self.purses.contains_key(org_id) {
             self.purses.insert(org_id.to_owned(), store.purse(org_id)?);
         }

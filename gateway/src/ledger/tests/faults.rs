@@ -32,7 +32,7 @@ impl Store for Failing {
     fn load(&mut self) -> StoreResult<State> {
         self.store.load()
     }
-    fn begin(&mut self) -> StoreResult<()> {
+    fn begin(&mut self) -> StoreResult<Vec<Transfer>> {
         self.step()?.begin()
     }
     fn append(&mut self, row: &Transfer) -> StoreResult<()> {
@@ -67,6 +67,12 @@ impl Store for Failing {
     }
     fn due_orgs(&mut self, now_ms: u64) -> StoreResult<Vec<String>> {
         self.step()?.due_orgs(now_ms)
+    }
+    fn orphans(&mut self) -> StoreResult<Vec<(String, Option<Tokens>)>> {
+        self.step()?.orphans()
+    }
+    fn recover(&mut self) -> bool {
+        self.store.recover()
     }
     fn commit(&mut self) -> StoreResult<()> {
         self.step()?.commit()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script};
 
-use super::pool::{Ask, Grant};
+use super::ask::{Ask, Grant};
 
 /// How long making a connection may take; nobody waits for it.
 const CONNECT: Duration = Duration::from_secs(2);

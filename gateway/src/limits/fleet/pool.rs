@@ -2,97 +2,12 @@
 
 use super::super::scope::{CONCURRENCY_RETRY_MS, Caps};
 use super::super::{LimitError, LimitKind, RateHeaders, Scope};
+use super::ask::{Ask, Grant, MINUTE_MS, Pair, Sharing, scaled};
 
-/// Amounts are in 1/60000 units, so that a limit per minute refills exactly per millisecond.
-const MINUTE_MS: i64 = 60_000;
 /// How long an unused place stays leased.
 const IDLE_PLACE_MS: u64 = 1_000;
 /// How long an unused pool is remembered; by then its limits are full again in any case.
 const IDLE_POOL_MS: u64 = 120_000;
-
-/// How much a lease is, and what is left to a gateway that cannot ask.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sharing {
-    /// Part of a limit that is leased ahead, percent.
-    pub(super) lease_percent: u32,
-    /// Gateways among which the limits are divided while Redis is away.
-    pub(super) gateways: u32,
-}
-
-impl Sharing {
-    /// Units leased ahead; none of a small limit, so that it is exact.
-    pub(super) fn lease(self, limit: u32) -> u32 {
-        u32::try_from(u64::from(limit) * u64::from(self.lease_percent) / 100).unwrap_or(limit)
-    }
-
-    fn share(self, limit: u32) -> i64 {
-        scaled(limit) / i64::from(self.gateways.max(1))
-    }
-}
-
-/// Requests and tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) requests: i64,
-    pub(super) tokens: i64,
-}
-
-/// Numbers for one scope, as the script takes them.
-#[derive(Clone, Debug)]
-pub(super) struct Ask {
-    pub(super) id: String,
-    pub(super) caps: Caps,
-    pub(super) need: [u32; 3],
-    pub(super) want: [u32; 3],
-    /// Given back, or used already where negative.
-    pub(super) back: Pair,
-    pub(super) places_back: u32,
-    /// All places held, where the server's note may be wrong.
-    pub(super) places: Option<u32>,
-}
-
-impl Ask {
-    pub(super) fn numbers(&self) -> [i64; 13] {
-        let Caps { requests, tokens, concurrency } = self.caps;
-        let [need_requests, need_tokens, need_places] = self.need.map(i64::from);
-        let [want_requests, want_tokens, want_places] = self.want.map(i64::from);
-        [
-            requests.into(),
-            tokens.into(),
-            concurrency.into(),
-            need_requests,
-            need_tokens,
-            need_places,
-            want_requests,
-            want_tokens,
-            want_places,
-            self.back.requests,
-            self.back.tokens,
-            self.places_back.into(),
-            self.places.map_or(-1, i64::from),
-        ]
-    }
-}
-
-/// The script's answer for one scope.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Grant {
-    requests: i64,
-    tokens: i64,
-    places: i64,
-    /// Left to everybody after it.
-    level: Pair,
-    free: i64,
-}
-
-impl Grant {
-    /// From six numbers.
-    pub(super) fn read(numbers: &[i64]) -> Self {
-        let at = |at: usize| numbers.get(at).copied().unwrap_or(0);
-        let level = Pair { requests: at(3), tokens: at(4) };
-        Self { requests: at(0), tokens: at(1), places: at(2), level, free: at(5) }
-    }
-}
 
 /// What a request that must ask holds in its hand meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
@@ -382,12 +297,18 @@ impl Pool {
             let never = requested > limit || (gateways > 1 && scaled(requested) > sharing.share(limit));
             let wait = missing.saturating_mul(gateways).checked_add(i64::from(limit) - 1);
             let wait_ms = wait.and_then(|wait| wait.checked_div(limit.into())).filter(|_| !never);
+            let admitted_now = whole(level).min(limit);
+            let reset = (scaled(limit) - level).max(0).saturating_mul(gateways).checked_div(limit.into());
             (need > 0 && missing > 0).then(|| LimitError {
                 scope,
                 kind,
                 limit,
-                used: limit - u32::try_from((level / MINUTE_MS).max(0)).unwrap_or(limit).min(limit),
+                used: limit - admitted_now,
+                // What requests in other gateways may give back is not known here.
+                reserved: 0,
                 requested,
+                admitted_now,
+                reset_ms: reset.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0),
                 retry_after_ms: wait_ms.and_then(|ms| u64::try_from(ms).ok()),
             })
         };
@@ -396,7 +317,10 @@ impl Pool {
             kind: LimitKind::Concurrency,
             limit: self.caps.concurrency,
             used: u32::try_from(i64::from(self.caps.concurrency) - free).unwrap_or(self.caps.concurrency),
+            reserved: 0,
             requested: 1,
+            admitted_now: 0,
+            reset_ms: CONCURRENCY_RETRY_MS,
             retry_after_ms: (self.caps.concurrency > 0).then_some(CONCURRENCY_RETRY_MS),
         });
         [
@@ -435,10 +359,6 @@ impl Pool {
             reset_tokens_ms: tokens.1,
         })
     }
-}
-
-fn scaled(units: u32) -> i64 {
-    i64::from(units) * MINUTE_MS
 }
 
 fn whole(level: i64) -> u32 {

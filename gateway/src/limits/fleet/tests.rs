@@ -1,5 +1,5 @@
 use super::super::RateHeaders;
-use super::pool::{Grant, Pair};
+use super::ask::{Grant, Pair};
 use super::*;
 
 const SHARING: Sharing = Sharing { lease_percent: 10, gateways: 2 };

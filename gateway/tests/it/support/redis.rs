@@ -95,6 +95,5 @@ impl Drop for Redis {
         self.watchdog = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = self.folder.path();
     }
 }

