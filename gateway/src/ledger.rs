@@ -38,7 +38,7 @@ pub mod usage;
 pub mod verify;
 mod writer;
 
-pub use balance::{Balance, GrantLeft, balance, spent_in, was_billed};
+pub use balance::{Balance, GrantLeft, Spender, balance, spent_in, was_billed};
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use evidence::{Evidence, Evidences};
 pub use period::{Period, PeriodError};

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use allowance::Allowances;
 
-use crate::config::Config;
+use crate::config::{Config, Journal};
 use crate::ledger::Ledger;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
@@ -53,6 +53,8 @@ pub struct Options {
     pub request_deadline: Duration,
     /// Silence after which a stream gets a sign of life.
     pub heartbeat: Duration,
+    /// Which of the two a crash may find ahead: the client or the bill.
+    pub journal: Journal,
 }
 
 impl Options {
@@ -63,6 +65,7 @@ impl Options {
             queue_wait: Duration::from_secs(config.engine.queue_wait_s),
             request_deadline: Duration::from_secs(config.server.request_deadline_s),
             heartbeat: Duration::from_secs(config.server.heartbeat_seconds),
+            journal: config.ledger.journal,
         }
     }
 }

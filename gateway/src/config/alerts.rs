@@ -1,4 +1,11 @@
 //! Where alerts of budgets go.
+//!
+//! ```toml
+//! [alerts]
+//! url = "https://hooks.example.com/spend"
+//! secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"    # of your own: whsec_ and `openssl rand -base64 24`
+//! thresholds = [80, 100]
+//! ```
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,14 @@
 //! Several gateways together: where they keep what they share.
+//!
+//! ```toml
+//! [fleet]
+//! gateways = 3
+//! redis_url = "redis://10.0.0.5:6379"                       # limits
+//! postgres_url = "postgres://spillway@10.0.0.5/spillway"    # money
+//! ```
+//!
+//! Accounts, files, batches and kept answers stay with each gateway. A ledger that is there already moves with
+//! `spillway ledger copy --from .spillway --to postgres://spillway@10.0.0.5/spillway`, while no gateway runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +16,7 @@ use super::sections::{Bound, section};
 use super::{ConfigError, invalid};
 
 section! {
-    /// Several gateways that keep limits together.
+    /// Several gateways that keep limits and money together.
     FleetSection, "fleet",
     numbers {
         /// Gateways of the fleet, at most: while Redis is away each admits its part of every limit.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, DeviceChoice};
+use super::{ConfigError, DeviceChoice, Journal};
 
 /// One bounded number of the configuration, for documentation and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,7 +283,11 @@ section! {
         /// Commands of one commit.
         max_batch: usize = 512, 1, 65_536, "commands";
     }
-    others {}
+    others {
+        /// "behind": after a crash a stream is billed for what its client has or up to 32 tokens less. "ahead": never for
+        /// less than that and at most 32 tokens more, at the price of one commit for each piece of a stream.
+        journal: Journal = Journal::Behind;
+    }
 }
 
 section! {

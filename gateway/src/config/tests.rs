@@ -39,6 +39,17 @@ fn the_examples_of_the_readme_are_taken() {
 }
 
 #[test]
+fn the_examples_of_sections_are_taken() {
+    for source in [include_str!("alerts.rs"), include_str!("fleet.rs")] {
+        let text: String =
+            source.lines().map_while(|line| line.strip_prefix("//!")).collect::<Vec<_>>().join("\n");
+        let example = text.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+        let config = load(example, &[]).unwrap_or_else(|e| panic!("{e}: {example}"));
+        assert_ne!(config, Config::default());
+    }
+}
+
+#[test]
 fn defaults_lie_within_their_bounds_and_round_trip() {
     for bound in bounds() {
         assert!((bound.min..=bound.max).contains(&bound.default), "{bound:?}");

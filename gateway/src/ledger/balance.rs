@@ -44,11 +44,11 @@ impl Balance {
     }
 }
 
-/// What each account spent in the hours from the first instant up to the second, or in all.
-pub fn spent_in(
-    dir: &Path,
-    accounts: &[(BudgetScope, &str, Option<(u64, u64)>)],
-) -> Result<Vec<Picos>, LedgerError> {
+/// An account, and the first hour and the hour after the last; without hours: over all time.
+pub type Spender<'a> = (BudgetScope, &'a str, Option<(u64, u64)>);
+
+/// What each account spent in its hours.
+pub fn spent_in(dir: &Path, accounts: &[Spender<'_>]) -> Result<Vec<Picos>, LedgerError> {
     let db = reader::open(dir)?;
     let mut statement = db.prepare(
         "SELECT coalesce(sum(picos), 0) FROM spent WHERE scope = ?1 AND id = ?2 AND hour_ms >= ?3 AND hour_ms < ?4",

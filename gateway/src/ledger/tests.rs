@@ -236,7 +236,7 @@ async fn a_settlement_raced_by_many_is_billed_once() {
 #[tokio::test]
 async fn detached_ends_are_carried_out_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let tiny = LedgerSection { queue: 1, max_batch: 1 };
+    let tiny = LedgerSection { queue: 1, max_batch: 1, ..LedgerSection::default() };
     let ledger = Ledger::open(dir.path(), &tiny, 0).unwrap();
     for n in 0..100 {
         let id = format!("r{n}");

@@ -4,11 +4,12 @@
 //! of a unary answer). Whatever ends that - the last token, an error, a client that is gone, a deadline, a panic - ends the
 //! guard, and the guard ends the three exactly once.
 
+mod journal;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{Event, Finish, FinishReason};
-use futures::FutureExt;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::admission::{AdmitError, Job, Plan};
@@ -241,49 +242,6 @@ impl InFlight {
         covered.map_err(Cause::from)
     }
 
-    /// Waits until `tokens` more may be handed to the connection. Call it inside the body's poll, right before the
-    /// frame is handed over.
-    pub async fn before_delivery(&mut self, tokens: u32) -> Result<(), Cause> {
-        let broken = |error: LedgerError| Cause::Ledger(error.to_string());
-        loop {
-            self.checkpoints.poll().map_err(broken)?;
-            let (yielded, flushed) = self.delivery.totals();
-            let allowed = self.checkpoints.allows(yielded, tokens);
-            let now = Instant::now();
-            if self.checkpoints.is_due(flushed, now)
-                || (!allowed && !self.checkpoints.is_pending() && flushed > self.checkpoints.durable())
-            {
-                self.checkpoint(flushed, now).map_err(broken)?;
-                continue;
-            }
-            if allowed {
-                return Ok(());
-            }
-            if self.checkpoints.is_pending() {
-                self.checkpoints.wait().await.map_err(broken)?;
-            } else {
-                self.delivery.flushed_beyond(self.checkpoints.durable()).await;
-            }
-        }
-    }
-
-    /// Waits until the socket has taken everything that was handed over, so that a bill for all of it is never ahead of
-    /// the client. Like [`before_delivery`](Self::before_delivery), for the body's poll only.
-    pub async fn all_flushed(&mut self) {
-        let (yielded, _) = self.delivery.totals();
-        if let Some(before_last) = yielded.checked_sub(1) {
-            self.delivery.flushed_beyond(before_last).await;
-        }
-    }
-
-    fn checkpoint(&mut self, flushed: u32, now: Instant) -> Result<(), LedgerError> {
-        let outputs = self.delivery.counts().1;
-        let tokens = self.meter.part(&outputs);
-        let (ledger, id, at_ms) = (self.serving.ledger.clone(), self.job.request_id.clone(), unix_ms());
-        let ack = async move { ledger.checkpoint(&id, tokens, at_ms).await };
-        self.checkpoints.begin(flushed, ack.boxed(), now)
-    }
-
     /// What [`settle`](Self::settle) is going to bill.
     pub fn preview(&self) -> Result<Receipt, MoneyError> {
         let tokens = self.meter.whole();
@@ -305,7 +263,7 @@ impl InFlight {
     /// Ends a stream before its time: bills what was handed over, or nothing if that is nothing.
     pub async fn cut(&mut self, cause: &Cause) {
         self.streams.cancel();
-        let tokens = self.meter.part(&self.delivery.delivered());
+        let tokens = self.meter.part(&self.sent());
         tracing::warn!(request_id = self.job.request_id, cause = ?cause, "request cut off");
         if tokens.output > 0 {
             // On failure the guard's drop leaves a settlement behind for when the ledger is back.
@@ -389,7 +347,7 @@ impl Drop for InFlight {
         }
         let end = if std::thread::panicking() { EndReason::Error } else { EndReason::Disconnected };
         // A unary answer hands nothing over before it is settled, so this is zero for it.
-        let tokens = self.meter.part(&self.delivery.delivered());
+        let tokens = self.meter.part(&self.sent());
         if tokens.output == 0 {
             return self.void(end);
         }

@@ -1,6 +1,7 @@
 //! kill -9 at random moments: after each restart the books hold, and the bill is what the clients saw.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -8,24 +9,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Config, Events, KeyOptions, Method, Rng, Row, Server, Transcript, Usage, Wire, chat, data_folder,
+    Config, Events, KeyOptions, Method, Rng, Seen, Server, Trial, Usage, Wire, chat, command, data_folder,
+    seed, trials,
 };
 
-const TRIALS: u64 = 25;
 const STREAMS: u64 = 16;
 const UNARY: u64 = 2;
-/// Tokens of a stream that may be missing from its last checkpoint.
-const CHECKPOINT_TOKENS: u64 = 32;
-
-/// What one client knows of one request.
-#[derive(Debug)]
-enum Seen {
-    /// A stream, up to its end or to where the connection broke. All that the server's kernel had taken is read,
-    /// so the tokens listed here are the tokens sent.
-    Stream(Transcript),
-    /// A unary answer.
-    Answer { request_id: String, usage: Usage },
-}
 
 fn ask(address: SocketAddr, key: &str, body: &serde_json::Value) -> std::io::Result<Wire> {
     let mut wire = Wire::connect(address)?;
@@ -47,7 +36,7 @@ fn stream_on(address: SocketAddr, key: &str, mut rng: Rng, seen: &mpsc::Sender<S
         let Ok(mut events) = ask(address, key, &body).and_then(Events::open) else { return };
         let transcript = events.transcript();
         let broken = transcript.cut.is_some();
-        let _ = seen.send(Seen::Stream(transcript));
+        let _ = seen.send(Seen::stream(transcript));
         if broken {
             return;
         }
@@ -61,7 +50,7 @@ fn ask_on(address: SocketAddr, key: &str, mut rng: Rng, seen: &mpsc::Sender<Seen
         let Ok(Some(reply)) = ask(address, key, &body).and_then(|mut wire| wire.reply()) else { return };
         let request_id = reply.header("x-request-id").expect("x-request-id").to_owned();
         let usage = Usage::of(&reply.ok()["usage"]);
-        let _ = seen.send(Seen::Answer { request_id, usage });
+        let _ = seen.send(Seen::Usage { request_id, usage, counted: None });
     }
 }
 
@@ -97,62 +86,59 @@ fn kill_under_load(server: &mut Server, key: &str, rng: &mut Rng) -> Vec<Seen> {
     all
 }
 
-fn find<'a>(rows: &'a [Row], id: &str) -> Option<&'a Row> {
-    rows.iter().find(|row| row.request_id == id)
-}
-
-/// What is wrong with the bill of one request, if anything.
-fn complaint(rows: &[Row], seen: &Seen) -> Option<String> {
-    match seen {
-        Seen::Answer { request_id, usage } => {
-            let row = find(rows, request_id);
-            (row.map(|r| r.usage) != Some(*usage))
-                .then(|| format!("answer {request_id}: saw {usage:?}, row {row:?}"))
-        }
-        Seen::Stream(stream) => {
-            let row = find(rows, &stream.request_id);
-            if let Some(usage) = stream.usage {
-                return (row.map(|r| r.usage) != Some(usage))
-                    .then(|| format!("stream {}: saw {usage:?}, row {row:?}", stream.request_id));
-            }
-            let billed = row.map_or(0, |r| r.usage.completion);
-            let sent = stream.listed_tokens;
-            let fits = billed <= sent && billed + CHECKPOINT_TOKENS >= sent;
-            (!fits)
-                .then(|| format!("stream {}: was sent {sent}, billed {billed}: {row:?}", stream.request_id))
-        }
+/// Kills and restarts a server; after each restart all that clients saw must fit the books.
+fn kill_and_check(config: &Config, ahead: bool, count: u64, seed: u64) {
+    let mut rng = Rng::new(seed);
+    let data = data_folder();
+    let mut server = Server::start_in(data.clone(), config);
+    let key = server.key(KeyOptions { project: "crash", ..KeyOptions::default() });
+    let (mut usages, mut cuts) = (0, 0);
+    for trial in 0..count {
+        let seen = kill_under_load(&mut server, &key, &mut rng);
+        drop(server);
+        server = Server::start_in(data.clone(), config);
+        Trial::after(data.path(), &seen).ahead(ahead).check(&format!("seed {seed:#x}, trial {trial}"));
+        cuts += seen.iter().filter(|seen| matches!(seen, Seen::Cut { .. })).count() as u64;
+        usages += seen.iter().filter(|seen| matches!(seen, Seen::Usage { .. })).count() as u64;
     }
+    // Trials that cut nothing, or let nothing finish, would prove nothing.
+    assert!(cuts >= 4 * count, "only {cuts} streams were cut in {count} trials");
+    assert!(usages >= count / 3, "only {usages} requests finished in {count} trials");
+    println!("{count} kills: {usages} finished and {cuts} cut requests, all billed as seen");
 }
 
 #[test]
 fn killed_servers_keep_their_books() {
-    let seed = 0x5EED_0001;
+    kill_and_check(&Config::new(), false, trials(25), seed(0x5EED_0001));
+}
+
+#[test]
+fn with_a_journal_ahead_nothing_that_was_sent_goes_unbilled() {
+    let config = Config::new().with("ledger", "journal", "\"ahead\"");
+    kill_and_check(&config, true, trials(10), seed(0x5EED_0002));
+}
+
+/// Starts a server again and again and kills it while it recovers.
+#[test]
+fn a_crash_during_recovery_changes_nothing() {
+    let seed = seed(0x5EED_0F05);
     let mut rng = Rng::new(seed);
-    let data = data_folder();
-    let config = Config::new();
+    let (data, config) = (data_folder(), Config::new());
     let mut server = Server::start_in(data.clone(), &config);
     let key = server.key(KeyOptions { project: "crash", ..KeyOptions::default() });
-    let (mut usages, mut cuts) = (0, 0);
-    for trial in 0..TRIALS {
+    for trial in 0..trials(5) {
         let seen = kill_under_load(&mut server, &key, &mut rng);
         drop(server);
+        for _ in 0..3 {
+            let mut again = command(data.path());
+            again.arg("serve").arg("--config").arg(data.path().join("test.toml"));
+            let started = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            let mut started = started.expect("start spillway");
+            thread::sleep(Duration::from_millis(rng.between(5, 150)));
+            started.kill().expect("kill -9");
+            started.wait().expect("reap");
+        }
         server = Server::start_in(data.clone(), &config);
-        server.verify();
-        let rows = server.export();
-        let complaints: Vec<String> = seen.iter().filter_map(|s| complaint(&rows, s)).collect();
-        assert!(
-            complaints.is_empty(),
-            "seed {seed:#x}, trial {trial}: {} of {} requests are billed wrongly:\n{}",
-            complaints.len(),
-            seen.len(),
-            complaints.join("\n")
-        );
-        let open = |s: &&Seen| matches!(s, Seen::Stream(t) if t.usage.is_none());
-        cuts += seen.iter().filter(open).count();
-        usages += seen.iter().filter(|s| !open(s)).count();
+        Trial::after(data.path(), &seen).check(&format!("seed {seed:#x}, trial {trial}"));
     }
-    // Trials that cut nothing, or let nothing finish, would prove nothing.
-    assert!(cuts >= 100, "only {cuts} streams were cut in {TRIALS} trials");
-    assert!(usages >= 10, "only {usages} requests finished in {TRIALS} trials");
-    println!("{TRIALS} kills: {usages} finished and {cuts} cut requests, all billed as seen");
 }

@@ -11,7 +11,9 @@ use gateway::limits::{LimitKind, Limiter};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Config, KeyOptions, Redis, Rng, Server, chat, cli, data_folder, eventually, said};
+use crate::support::{
+    Config, KeyOptions, Redis, Rng, Server, chat, cli, data_folder, eventually, said, seed,
+};
 
 /// Requests per minute, tokens per minute and places of the key that the limiters share.
 const LIMITS: (u32, u32, u32) = (3_000, 400_000, 24);
@@ -118,7 +120,7 @@ fn check_windows(seen: &[Admitted], gateways: u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_together_stay_within_each_limit_and_a_lease() {
     let redis = Redis::start();
-    let (limiters, seed) = (limiters(&redis, 3), 0x5EED_0F1E);
+    let (limiters, seed) = (limiters(&redis, 3), seed(0x5EED_0F1E));
     all(&limiters, true);
     let started = Instant::now();
     let (seen, most) = drive(&limiters, started, started + Duration::from_secs(4), seed).await;
@@ -140,7 +142,7 @@ async fn gateways_together_stay_within_each_limit_and_a_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losing_redis_makes_limits_stricter_only() {
     let mut redis = Redis::start();
-    let (limiters, seed) = (limiters(&redis, 2), 0x5EED_0F10);
+    let (limiters, seed) = (limiters(&redis, 2), seed(0x5EED_0F10));
     all(&limiters, true);
     let started = Instant::now();
     let phase = |from: u64, index: u64| (started, Instant::now() + Duration::from_millis(from), seed + index);

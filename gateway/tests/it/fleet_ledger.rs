@@ -20,11 +20,13 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::fleet::two_folders;
-use crate::support::{Config, KeyOptions, Rng, Server, chat, data_folder, database, eventually, number};
+use crate::support::{
+    Config, KeyOptions, Rng, Server, chat, data_folder, database, eventually, number, seed, trials,
+};
 
-const PRICE: i64 = 100;
+pub(crate) const PRICE: i64 = 100;
 
-fn open(place: &Place) -> Ledger {
+pub(crate) fn open(place: &Place) -> Ledger {
     let options = LedgerSection::default();
     match place {
         Place::Directory(dir) => Ledger::open(dir, &options, 5_000),
@@ -33,11 +35,11 @@ fn open(place: &Place) -> Ledger {
     .expect("the ledger opens")
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-fn hold(id: &str, amount: i64, budget: Option<i64>) -> HoldRequest {
+pub(crate) fn hold(id: &str, amount: i64, budget: Option<i64>) -> HoldRequest {
     let limit = |limit| Budget {
         scope: BudgetScope::Project,
         id: "proj_1".to_owned(),
@@ -66,7 +68,7 @@ fn output(output: u32) -> Tokens {
     Tokens { output, ..Tokens::default() }
 }
 
-fn settlement(id: &str, tokens: u32) -> Settlement {
+pub(crate) fn settlement(id: &str, tokens: u32) -> Settlement {
     let timings = Timings { first_token_ms: Some(6_500) };
     Settlement {
         request_id: id.to_owned(),
@@ -78,7 +80,7 @@ fn settlement(id: &str, tokens: u32) -> Settlement {
 }
 
 /// Copies a ledger into a folder, checks every sum and every row there, and returns what was found.
-fn verified(from: &Place, dir: &Path) -> (verify::Report, String) {
+pub(crate) fn verified(from: &Place, dir: &Path) -> (verify::Report, String) {
     let mut copier = Copier::open(from, &Place::Directory(dir.to_owned())).expect("open both");
     copier.go_on().expect("copy");
     let head = copier.head().1;
@@ -242,13 +244,13 @@ fn forward(mut from: TcpStream, mut to: TcpStream, mut pass: impl FnMut(&[u8]) -
 
 #[test]
 fn a_commit_without_an_answer_is_neither_lost_nor_done_twice() {
-    let seed = 0x5EED_0F12;
+    let seed = seed(0x5EED_0F12);
     let (url, folder, mut rng) = (database(), data_folder(), Rng::new(seed));
     let port = url.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
     let cutter = Cutter::before(format!("127.0.0.1:{port}").parse().expect("an address"));
     let through = url.replace(&format!(":{port}/"), &format!(":{}/", cutter.address.port()));
     let (ledger, other) = (open(&Place::Postgres(through)), open(&Place::Postgres(url.clone())));
-    let (trials, mut expected) = (60, 0);
+    let (trials, mut expected) = (u32::try_from(trials(60)).expect("few"), 0);
     runtime().block_on(async {
         for trial in 0..trials {
             let (id, tokens) = (format!("t{trial}"), u32::try_from(rng.between(1, 9)).expect("few"));

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Config, KeyOptions, Reply, Server, Totals, chat, eventually, shared};
+use crate::support::{
+    Config, KeyOptions, Reply, Seen, Server, Totals, Trial, Usage, chat, eventually, shared,
+};
 
 fn small() -> Value {
     chat("Hi", json!({"max_tokens": 1}))
@@ -199,6 +201,14 @@ fn a_budget_race_is_not_overrun() {
     }
     assert!(!served.is_empty(), "nothing was served");
     assert!(!refused.is_empty(), "a budget for some requests served all 32");
+    let id = |reply: &Reply| reply.header("x-request-id").expect("x-request-id").to_owned();
+    let free = refused.iter().map(|reply| Seen::Refused { request_id: id(reply) });
+    let told = served.iter().map(|reply| {
+        let usage = Usage::of(&reply.json()["usage"]);
+        Seen::Usage { request_id: id(reply), usage, counted: None }
+    });
+    let seen: Vec<Seen> = free.chain(told).collect();
+    Trial::after(server.data().path(), &seen).within(100_000_000).check("a race for one budget");
     let rows = server.export();
     let spent = Totals::of(&rows).cost_picos;
     assert!(spent <= 100_000_000, "spent {spent} of 100000000 picos");

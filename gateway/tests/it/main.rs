@@ -20,6 +20,8 @@ mod crash;
 mod device;
 mod drain;
 mod embeddings;
+mod fault_matrix;
+mod faults;
 mod files;
 mod fleet;
 mod fleet_ledger;

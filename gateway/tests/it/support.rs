@@ -3,19 +3,24 @@
 mod config;
 mod export;
 mod http;
+mod invariants;
 mod postgres;
 mod redis;
 mod rng;
+mod scale;
 mod server;
 mod stream;
 mod tools;
+mod watchdog;
 
 pub(crate) use self::postgres::{database, number};
 pub(crate) use self::redis::Redis;
 pub(crate) use config::{Config, KeyOptions, model_id, model_path};
 pub(crate) use export::{Row, Totals};
 pub(crate) use http::{Method, Reply, Wire};
+pub(crate) use invariants::{Seen, Trial};
 pub(crate) use rng::Rng;
+pub(crate) use scale::{seed, trials};
 pub(crate) use server::{Server, cli, command, data_folder, eventually, said, shared};
 pub(crate) use stream::{Events, Item, Transcript, Usage};
 pub(crate) use tools::{focus_python, frameworks_python, node_modules, python, schemathesis_python};

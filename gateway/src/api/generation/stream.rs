@@ -51,7 +51,7 @@ impl<S: Surface> Driver<S> {
         loop {
             if let Some(frame) = self.queue.pop_front() {
                 if frame.tokens > 0
-                    && let Err(cause) = self.run.flight().before_delivery(frame.tokens).await
+                    && let Err(cause) = self.run.flight().before_delivery(frame.choice, frame.tokens).await
                 {
                     self.fail(cause).await;
                     continue;

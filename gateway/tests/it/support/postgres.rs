@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls};
 
-use super::server::{Watchdog, eventually};
+use super::server::eventually;
 use super::tools::postgres_programs;
+use super::watchdog::Watchdog;
 
 /// The server refuses to run as root; then it runs as the user that owns nothing.
 const NOBODY: u32 = 65_534;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::server::{Watchdog, eventually};
+use super::server::eventually;
 use super::tools::redis_server;
+use super::watchdog::Watchdog;
 
 pub(crate) struct Redis {
     child: Child,

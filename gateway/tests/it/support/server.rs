@@ -15,38 +15,11 @@ use super::config::{Config, KeyOptions};
 use super::export::{Row, rows};
 use super::http::{Method, Reply, Wire};
 use super::stream::{Events, Transcript};
+use super::watchdog::Watchdog;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_spillway");
 /// A debug-free start takes a second or two; the rest is room for a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// Kills the server and clears its folder when this test process ends in whatever way: a shell that waits for the
-/// end of its input, which only this process holds open. A static server is never dropped, and a killed test
-/// process runs no destructors at all.
-pub(super) struct Watchdog(Child);
-
-impl Watchdog {
-    pub(super) fn over(pid: u32, folder: &Path) -> Self {
-        let shell = Command::new("sh")
-            .arg("-c")
-            .arg("cat >/dev/null; kill -9 \"$0\" 2>/dev/null; rm -rf \"$1\"")
-            .arg(pid.to_string())
-            .arg(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the watchdog");
-        Self(shell)
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A running server. Killed and reaped when dropped.
 pub(crate) struct Server {
@@ -72,9 +45,16 @@ impl Server {
 
     /// Starts on a data folder that may have been used before.
     pub(crate) fn start_in(data: Arc<TempDir>, config: &Config) -> Self {
+        Self::start_under("", data, config)
+    }
+
+    /// Starts with limits of the process that a line of shell sets before.
+    pub(crate) fn start_under(limits: &str, data: Arc<TempDir>, config: &Config) -> Self {
         let file = data.path().join("test.toml");
         std::fs::write(&file, config.render()).expect("write the configuration");
-        let mut child = command(data.path())
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{limits}\nexec \"$0\" \"$@\""), PROGRAM]);
+        let mut child = prepared(shell, data.path())
             .arg("serve")
             .arg("--config")
             .arg(&file)
@@ -326,7 +306,10 @@ fn tail(text: &str, bytes: usize) -> String {
 
 /// The program with the data folder set and no settings taken from the environment.
 pub(crate) fn command(data: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
+    prepared(Command::new(PROGRAM), data)
+}
+
+fn prepared(mut command: Command, data: &Path) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SPILLWAY_")) {
         command.env_remove(name);
     }
