@@ -25,6 +25,7 @@ mod faults;
 mod files;
 mod fleet;
 mod fleet_ledger;
+mod fleet_streams;
 mod guard;
 mod hub;
 mod idempotency;
