@@ -25,9 +25,9 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
-fn the_examples_of_the_readme_are_taken() {
-    let readme = include_str!("../../../README.md");
-    let examples = readme.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+fn the_examples_of_the_pages_are_taken() {
+    let pages = [include_str!("../../../README.md"), include_str!("../../README.md")].join("\n");
+    let examples = pages.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
     let all: Vec<Config> =
         examples.map(|text| load(text, &[]).unwrap_or_else(|e| panic!("{e}: {text}"))).collect();
     let main = all.iter().find(|config| config.server.listen.ip().is_unspecified()).unwrap();
