@@ -7,11 +7,10 @@
 mod constraint;
 mod schema;
 mod vocabulary;
+mod workers;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -21,13 +20,11 @@ use models::Tokenizer;
 use serde_json::Value;
 
 pub use constraint::Constraint;
+use workers::Workers;
 
 /// White space between the parts of a JSON answer: as people write it, so that a model cannot spend its budget on it. A
 /// space or two, or the end of a line and what the next one is indented by.
 const JSON_SPACE: &str = r"(\x20{1,2}|\x20?\x0D?\x0A[\x20\x09]{0,32})";
-/// Stack of the thread that compiles. A schema nests and refers as deep as [`GrammarLimits::max_depth`] says; each level
-/// takes a few kilobytes. Untouched pages cost nothing.
-const STACK_BYTES: usize = 64 << 20;
 /// Longest part of the parser's own message that is passed on, characters.
 const MAX_REASON: usize = 300;
 
@@ -44,9 +41,11 @@ pub struct GrammarLimits {
     pub max_schema_work: u64,
     /// Patterns and formats of one schema; each may take a millisecond.
     pub max_patterns: usize,
-    /// Milliseconds that a caller waits for compilation.
+    /// Milliseconds that a caller waits for compilation, the wait for a thread included.
     pub compile_ms: u64,
-    /// Compilations at the same time, those included that outlived their caller's patience.
+    /// Threads that compile.
+    pub workers: usize,
+    /// Compilations that wait or run, those included that outlived their caller's patience.
     pub max_compiling: usize,
     /// Lexer states of one sequence, about 2 KB each: bounds the memory that a hostile pattern takes while it decodes.
     pub max_lexer_states: usize,
@@ -63,6 +62,7 @@ impl Default for GrammarLimits {
             max_schema_work: 200_000,
             max_patterns: 256,
             compile_ms: 2_000,
+            workers: 2,
             max_compiling: 8,
             max_lexer_states: 20_000,
             max_grammar_size: 250_000,
@@ -140,7 +140,7 @@ pub enum GrammarError {
         /// The bound.
         limit_ms: u64,
     },
-    /// Too many grammars are being compiled.
+    /// Too many grammars are being compiled, or no thread became free in time.
     #[error("{limit} grammars are being compiled already")]
     Busy {
         /// The bound.
@@ -184,15 +184,14 @@ impl fmt::Debug for Grammar {
 pub struct GrammarCompiler {
     tokenizer: Arc<Tokenizer>,
     limits: GrammarLimits,
-    /// The vocabulary as the parser wants it; made when the first grammar comes.
-    factory: OnceLock<Result<Arc<ParserFactory>, GrammarError>>,
-    compiling: Arc<AtomicUsize>,
+    /// Threads that have the vocabulary as the parser wants it; made when the first grammar comes.
+    workers: OnceLock<Result<Workers, GrammarError>>,
 }
 
 impl GrammarCompiler {
     /// A compiler for the tokens of `tokenizer`.
     pub fn new(tokenizer: Arc<Tokenizer>, limits: GrammarLimits) -> Self {
-        Self { tokenizer, limits, factory: OnceLock::new(), compiling: Arc::default() }
+        Self { tokenizer, limits, workers: OnceLock::new() }
     }
 
     /// Checks and compiles. Blocks for up to [`GrammarLimits::compile_ms`]: not for the engine's thread, nor for one that
@@ -219,28 +218,13 @@ impl GrammarCompiler {
 
     fn compile_whole(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
         let grammar = self.prepare(source)?;
-        let factory = self.factory.get_or_init(|| self.make_factory()).clone()?;
-        let place = Place::take(&self.compiling, self.limits.max_compiling)?;
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let work = move || {
-            let matcher = Matcher::new(factory.create_parser(grammar));
-            // A grammar without any first token (`start: start`) compiles too.
-            let is_possible = matcher.deep_clone().compute_mask().is_ok();
-            drop(place);
-            // The caller may have lost its patience.
-            let _ = sender.send((matcher, is_possible));
-        };
-        let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(work).map_err(invalid)?;
-        let limit_ms = self.limits.compile_ms;
-        let (matcher, is_possible) = receiver
-            .recv_timeout(Duration::from_millis(limit_ms))
-            .map_err(|_| GrammarError::Slow { limit_ms })?;
-        match matcher.get_error() {
-            Some(error) => Err(invalid(error)),
-            None if !is_possible => Err(invalid("no answer is possible")),
-            None => Ok(Grammar { start: Arc::new(matcher), eos: self.tokenizer.eos_ids().into() }),
-        }
+        let matcher = self.workers()?.compile(grammar)?;
+        Ok(Grammar { start: Arc::new(matcher), eos: self.tokenizer.eos_ids().into() })
+    }
+
+    fn workers(&self) -> Result<&Workers, GrammarError> {
+        let start = || Workers::start(&self.make_factory()?, self.limits);
+        self.workers.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 
     fn make_factory(&self) -> Result<Arc<ParserFactory>, GrammarError> {
@@ -343,26 +327,6 @@ fn with_options(schema: &Value, strict: bool) -> Result<Value, GrammarError> {
 
 fn within(what: &'static str, value: u64, limit: u64) -> Result<(), GrammarError> {
     if value > limit { Err(GrammarError::Limit { what, value, limit }) } else { Ok(()) }
-}
-
-/// A place among those that compile; given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(count: &Arc<AtomicUsize>, limit: usize) -> Result<Self, GrammarError> {
-        let place = Self(Arc::clone(count));
-        if count.fetch_add(1, Ordering::AcqRel) < limit {
-            Ok(place)
-        } else {
-            Err(GrammarError::Busy { limit })
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 #[cfg(test)]

@@ -204,18 +204,3 @@ fn hostile_texts_are_refused() {
         assert!(!matches!(error, GrammarError::Slow { .. } | GrammarError::Busy { .. }), "{name}: {error}");
     }
 }
-
-#[test]
-fn places_are_given_back() {
-    let tokenizer: Arc<Tokenizer> = testing::tokenizer();
-    let limits = GrammarLimits { max_compiling: 1, ..GrammarLimits::default() };
-    let compiler = GrammarCompiler::new(tokenizer, limits);
-    for _ in 0..3 {
-        compiler.compile(&GrammarSource::json_object()).expect("the one before has ended");
-        assert!(compiler.compile(&GrammarSource::Regex("(".to_owned())).is_err());
-    }
-    let place = Place::take(&compiler.compiling, 1).expect("free");
-    assert_eq!(compiler.compile(&GrammarSource::json_object()), Err(GrammarError::Busy { limit: 1 }));
-    drop(place);
-    compiler.compile(&GrammarSource::json_object()).expect("free again");
-}

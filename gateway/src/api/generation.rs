@@ -73,8 +73,13 @@ pub enum Format {
     Text,
     /// Any JSON object.
     JsonObject,
-    /// JSON of this schema.
-    JsonSchema(Value),
+    /// JSON of a schema.
+    JsonSchema {
+        /// The schema.
+        schema: Value,
+        /// Refuse keywords that cannot be enforced; else they are passed over.
+        strict: bool,
+    },
     /// One of these texts.
     Choice(Vec<String>),
     /// Matches this regular expression as a whole.

@@ -20,9 +20,12 @@ section! {
         max_schema_work: u64 = 200_000, 16, 10_000_000, "nodes";
         /// Patterns and formats of one schema; each may take a millisecond to compile.
         max_patterns: usize = 256, 1, 10_000, "patterns";
-        /// How long a caller waits for its grammar.
+        /// How long a caller waits for its grammar, the wait for a thread included.
         compile_ms: u64 = 2_000, 10, 60_000, "ms";
-        /// Grammars that are compiled at once; each has a core for that long.
+        /// Threads that compile, for each model. One that has a slow grammar is lost to the others until that is done.
+        workers: usize = 2, 1, 64, "threads";
+        /// Grammars that wait or are compiled, those included whose caller has waited long enough; more are told to come
+        /// back.
         max_compiling: usize = 8, 1, 1024, "grammars";
         /// Lexer states of one sequence, about 2 KB each: what a hostile pattern may take while it decodes.
         max_lexer_states: usize = 20_000, 100, 1_000_000, "states";
@@ -42,6 +45,7 @@ impl GrammarSection {
             max_schema_work: self.max_schema_work,
             max_patterns: self.max_patterns,
             compile_ms: self.compile_ms,
+            workers: self.workers,
             max_compiling: self.max_compiling,
             max_lexer_states: self.max_lexer_states,
             max_grammar_size: self.max_grammar_size,

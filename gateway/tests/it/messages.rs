@@ -104,6 +104,11 @@ fn every_layer_speaks_this_form() {
     let reply = ask(server, key, schema);
     refused(&reply, 400, "invalid_request_error");
     assert_eq!(reply.json()["error"]["details"]["param"], "output_config.format", "{}", reply.text());
+    let unkept = json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
+    let reply =
+        ask(server, key, json!({"output_config": {"format": {"type": "json_schema", "schema": unkept}}}));
+    refused(&reply, 400, "invalid_request_error");
+    assert!(reply.text().contains("uniqueItems"), "{}", reply.text());
     // Made by the outermost checks, before any route.
     let mut wire = Wire::connect(server.address).expect("connect");
     let headers = [("Authorization", bearer.as_str()), ("Expect", "200-ok")];

@@ -150,7 +150,8 @@ fn json_schema(format: Json) -> ApiResult<Format> {
         return Err(wrong_type("output_config.format.schema", "an object", &schema));
     }
     format.finish(&[])?;
-    Ok(Format::JsonSchema(schema.into()))
+    // This surface has no word for schemas that are only kept as far as possible.
+    Ok(Format::JsonSchema { schema: schema.into(), strict: true })
 }
 
 #[cfg(test)]

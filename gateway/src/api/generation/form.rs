@@ -19,9 +19,8 @@ impl Format {
         match self {
             Self::Text => None,
             Self::JsonObject => Some(GrammarSource::json_object()),
-            // Whoever wants every keyword enforced was refused before, if one cannot be.
-            Self::JsonSchema(schema) => {
-                Some(GrammarSource::JsonSchema { schema: schema.clone(), strict: false })
+            Self::JsonSchema { schema, strict } => {
+                Some(GrammarSource::JsonSchema { schema: schema.clone(), strict: *strict })
             }
             Self::Regex(pattern) => Some(GrammarSource::Regex(pattern.clone())),
             Self::Choice(texts) => Some(GrammarSource::Choice(texts.clone())),

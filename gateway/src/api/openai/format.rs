@@ -54,7 +54,8 @@ fn json_schema(value: Json, path: &str) -> ApiResult<Format> {
             if strict {
                 strict_schema::check(&schema, "response_format")?;
             }
-            Ok(Format::JsonSchema(schema))
+            // What `strict` asks for was checked above.
+            Ok(Format::JsonSchema { schema, strict: false })
         }
         Some(other) => Err(wrong_type(&schema_path, "a JSON schema, an object", &other)),
     }
@@ -66,9 +67,9 @@ pub(super) fn structured_outputs(fields: &mut Fields) -> ApiResult<Option<Format
     let Some(value) = fields.take(path) else { return Ok(None) };
     let mut fields = Fields::nested(value, path)?;
     let json = fields.take("json").map(|value| match value {
-        object @ Json::Object(_) => Ok(Format::JsonSchema(object.into())),
+        object @ Json::Object(_) => Ok(Format::JsonSchema { schema: object.into(), strict: false }),
         Json::String(text) => match serde_json::from_str(&text) {
-            Ok(schema @ Value::Object(_)) => Ok(Format::JsonSchema(schema)),
+            Ok(schema @ Value::Object(_)) => Ok(Format::JsonSchema { schema, strict: false }),
             _ => Err(invalid("structured_outputs.json", "the text is not a JSON object")),
         },
         other => Err(wrong_type("structured_outputs.json", "a JSON schema", &other)),

@@ -70,7 +70,8 @@ fn json_schema(fields: &mut Fields) -> ApiResult<(Format, Value)> {
     }
     let strict = strict.unwrap_or(true);
     let shown = json!({"type": "json_schema", "name": name, "description": description, "schema": schema, "strict": strict});
-    Ok((Format::JsonSchema(schema), shown))
+    // What `strict` asks for was checked above.
+    Ok((Format::JsonSchema { schema, strict: false }, shown))
 }
 
 /// Tools and their use, and how the answer repeats them.

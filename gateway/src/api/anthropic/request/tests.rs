@@ -35,7 +35,7 @@ fn every_honoured_field_at_once() {
     assert_eq!((generation.max_tokens, generation.stream, generation.n), (Some(9), true, 1));
     assert_eq!(generation.stop.strings, ["x", "y"]);
     assert_eq!(generation.user.as_deref(), Some("u"));
-    assert_eq!(generation.format, Format::JsonSchema(serde_json::json!({})));
+    assert_eq!(generation.format, Format::JsonSchema { schema: serde_json::json!({}), strict: true });
     assert_eq!(generation.tools.choice, ToolChoice::Named("f".to_owned()));
     assert!(!generation.tools.parallel && generation.tools.tools[0].name == "f");
     let messages = &chat(&generation).messages;

@@ -172,7 +172,7 @@ fn tools_and_formats_are_read() {
     assert_eq!((generation.tools.choice, generation.tools.parallel), (ToolChoice::Required, false));
     let format = r#""response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":{"type":"object",
         "properties":{"z":{"type":"string"},"a":{"type":"string"}},"required":["z","a"],"additionalProperties":false}}}"#;
-    let Format::JsonSchema(schema) = read(&with(format)).unwrap().generation.format else {
+    let Format::JsonSchema { schema, .. } = read(&with(format)).unwrap().generation.format else {
         panic!("a schema")
     };
     let order: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();

@@ -22,7 +22,7 @@ fn every_honoured_field_at_once() {
     .unwrap();
     let generation = &wanted.generation;
     assert_eq!((generation.max_tokens, generation.logprobs, generation.stream), (Some(7), Some(2), true));
-    assert_eq!(generation.format, Format::JsonSchema(json!({})));
+    assert_eq!(generation.format, Format::JsonSchema { schema: json!({}), strict: false });
     assert_eq!(
         (&generation.tools.choice, generation.tools.parallel),
         (&ToolChoice::Named("f".into()), false)
