@@ -59,7 +59,7 @@ impl Default for Sharing {
             prefill_cost: 1,
             decode_cost: 2,
             drift: 4096,
-            tiers: [rule(16, 0), rule(16, 0), rule(32, 64), rule(64, 256), rule(64, 2048), rule(64, 0)],
+            tiers: [rule(0, 0), rule(0, 0), rule(32, 64), rule(64, 256), rule(64, 2048), rule(64, 0)],
         }
     }
 }

@@ -219,10 +219,11 @@ section! {
         batch_4h_price_percent: u32 = 60, 0, 1000, "%";
         /// The same within a week.
         batch_7d_price_percent: u32 = 40, 0, 1000, "%";
-        /// Most tokens of one step for all lower tiers together while `internal` computes: keeps its tokens coming.
-        internal_yield_tokens: usize = 16, 0, 65_536, "tokens";
+        /// Most tokens of one step for all lower tiers together while `internal` computes. On a CPU each is felt; on a
+        /// device whose small steps are bound by memory a few are free.
+        internal_yield_tokens: usize = 0, 0, 65_536, "tokens";
         /// The same for `reserved`.
-        reserved_yield_tokens: usize = 16, 0, 65_536, "tokens";
+        reserved_yield_tokens: usize = 0, 0, 65_536, "tokens";
         /// The same for `priority`.
         priority_yield_tokens: usize = 32, 0, 65_536, "tokens";
         /// The same for `default`.
