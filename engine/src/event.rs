@@ -26,7 +26,7 @@ pub struct Delta {
     pub tokens: u32,
     /// The ids of those tokens.
     pub token_ids: Vec<u32>,
-    /// One entry per token, where asked for.
+    /// One entry per token, where asked for; none for the ending token unless it was to be included.
     pub logprobs: Vec<TokenLogprob>,
 }
 

@@ -103,10 +103,10 @@ impl TokenStream {
         self.usage.completion_tokens += 1;
         self.held.tokens += 1;
         self.held.token_ids.push(token);
-        self.held.logprobs.extend(logprob);
         if ends && !self.include_stop {
             return;
         }
+        self.held.logprobs.extend(logprob);
         let text = self.decoder.push(token);
         if self.usage.completion_tokens <= self.min_tokens {
             return self.emit(text);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
-use engine::{Engine, Stop, Tier, TokenLogprob};
+use engine::{Engine, Stop, Tier};
 use models::{OutputParser, Tool};
 use serde_json::Value;
 
@@ -242,12 +242,4 @@ impl Generation {
     pub fn choices(&self) -> usize {
         self.prompts.len() * self.n as usize
     }
-}
-
-/// Text entries of log probabilities: the ending control token has one but is no part of the answer.
-pub fn text_logprobs<'a>(
-    engine: &'a Engine,
-    logprobs: &'a [TokenLogprob],
-) -> impl Iterator<Item = &'a TokenLogprob> {
-    logprobs.iter().filter(|entry| !engine.tokenizer().is_control(entry.token))
 }

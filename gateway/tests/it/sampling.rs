@@ -164,6 +164,23 @@ fn logprobs_have_the_exact_shape() {
     assert_eq!(String::from_utf8_lossy(&check_logprobs(&list, 2)), streamed.first_text());
 }
 
+/// The vocabulary's token that ends a turn.
+const TOKEN_OF_TURN_END: &str = "2";
+
+#[test]
+fn control_tokens_that_do_not_end_the_answer_are_listed_without_text() {
+    let (server, key) = shared();
+    let bias = json!({TOKEN_OF_TURN_END: 100});
+    for (ignore_eos, tokens, listed) in [(true, 4, 4), (false, 1, 0)] {
+        let fields = json!({"logit_bias": bias, "max_tokens": 4, "logprobs": true, "ignore_eos": ignore_eos});
+        let answer = greedy(server, key, fields);
+        let list = answer["choices"][0]["logprobs"]["content"].as_array().expect("logprobs").clone();
+        assert_eq!((Usage::of(&answer["usage"]).completion, list.len()), (tokens, listed), "{answer}");
+        assert!(list.iter().all(|e| e["token"] == "<|im_end|>" && e["bytes"] == json!([])), "{answer}");
+        assert_eq!(content(&answer), "");
+    }
+}
+
 #[test]
 fn logit_bias_forces_and_bans() {
     let (server, key) = shared();

@@ -17,7 +17,7 @@ use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
 use crate::api::error::ApiResult;
-use crate::api::generation::{Choice, Ending, Generation, Part, Piece, Surface, text_logprobs};
+use crate::api::generation::{Choice, Ending, Generation, Part, Piece, Surface};
 use crate::api::json::Json;
 use crate::api::sse;
 use crate::money::Tokens;
@@ -97,10 +97,7 @@ impl Chat {
 
     fn logprobs(&self, entries: &[TokenLogprob]) -> Option<ChatLogprobs> {
         let entry = |entry: &TokenLogprob| token_logprob(self.engine.tokenizer(), entry);
-        self.logprobs.then(|| ChatLogprobs {
-            content: text_logprobs(&self.engine, entries).map(entry).collect(),
-            refusal: None,
-        })
+        self.logprobs.then(|| ChatLogprobs { content: entries.iter().map(entry).collect(), refusal: None })
     }
 }
 

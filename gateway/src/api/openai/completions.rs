@@ -16,7 +16,7 @@ use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
 use crate::api::error::ApiResult;
-use crate::api::generation::{Choice, Ending, Generation, Piece, Surface, text_logprobs};
+use crate::api::generation::{Choice, Ending, Generation, Piece, Surface};
 use crate::api::json::Json;
 use crate::api::sse;
 use crate::money::Tokens;
@@ -144,7 +144,7 @@ impl Text {
         let mut list = |token: u32, entry: Option<&TokenLogprob>| {
             let text = token_text(tokenizer, token);
             lists.text_offset.push(offset);
-            offset += text.chars().count();
+            offset += if tokenizer.is_control(token) { 0 } else { text.chars().count() };
             lists.tokens.push(text);
             lists.token_logprobs.push(entry.map(|entry| entry.logprob));
             lists.top_logprobs.push(entry.map(|entry| rivals(tokenizer, entry)));
@@ -153,7 +153,7 @@ impl Text {
             let entries = std::iter::once(None).chain(prompt.iter().map(Some));
             echo.tokens.iter().zip(entries).skip(echo.hidden).for_each(|(token, entry)| list(*token, entry));
         }
-        text_logprobs(&self.engine, new).for_each(|entry| list(entry.token, Some(entry)));
+        new.iter().for_each(|entry| list(entry.token, Some(entry)));
         self.choices[choice].characters = offset;
         Told { text, logprobs: Some(lists) }
     }

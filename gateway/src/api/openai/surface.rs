@@ -116,7 +116,7 @@ pub fn token_logprob(tokenizer: &Tokenizer, entry: &TokenLogprob) -> ChatTokenLo
     let alternative = |token: u32, logprob: f32| ChatAlternative {
         token: token_text(tokenizer, token),
         logprob,
-        bytes: tokenizer.token_bytes(token).to_vec(),
+        bytes: if tokenizer.is_control(token) { Vec::new() } else { tokenizer.token_bytes(token).to_vec() },
     };
     ChatTokenLogprob {
         token: alternative(entry.token, entry.logprob),

@@ -224,7 +224,7 @@ pub struct ChatAlternative {
     pub token: String,
     /// Natural logarithm of the probability.
     pub logprob: f32,
-    /// Exact bytes.
+    /// Exact bytes of the text; none for a control token, which shows by its name alone.
     #[schema(value_type = Vec<u32>)]
     pub bytes: Vec<u8>,
 }

@@ -11,7 +11,7 @@ use super::events::Output;
 use super::items::Status;
 use super::object::{self, End};
 use crate::api::error::ApiError;
-use crate::api::generation::{Choice, Ending, Part, Piece, Surface, text_logprobs};
+use crate::api::generation::{Choice, Ending, Part, Piece, Surface};
 use crate::api::openai::surface::token_logprob;
 use crate::money::Tokens;
 use crate::responses::{Store, StoreError, Stored};
@@ -71,7 +71,7 @@ impl Answer {
     /// Takes in new output.
     pub(super) fn say(&mut self, parts: &[Part], logprobs: &[engine::TokenLogprob]) {
         let tokenizer = self.engine.tokenizer();
-        let entries = text_logprobs(&self.engine, logprobs).filter(|_| self.logprobs);
+        let entries = logprobs.iter().filter(|_| self.logprobs);
         let mut entries: Vec<Value> = entries.map(|entry| json!(token_logprob(tokenizer, entry))).collect();
         parts.iter().for_each(|part| self.output.part(part, &mut entries));
     }
