@@ -34,7 +34,7 @@ pub use device::DeviceChoice;
 pub use embedding::EmbeddingSection;
 pub use fleet::FleetSection;
 pub use grammar::GrammarSection;
-pub use guard::{GuardRule, GuardSection, InputAction, OutputAction};
+pub use guard::{GuardHook, GuardRule, GuardSection, HookFailure, InputAction, OutputAction};
 pub use idempotency::IdempotencySection;
 pub use journal::Journal;
 pub use market::{BatchWindow, BatchesSection, CapacitySection, FilesSection, SloSection};
@@ -271,6 +271,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         Tiers::BOUNDS,
         EmbeddingSection::BOUNDS,
         GrammarSection::BOUNDS,
+        GuardHook::BOUNDS,
         LedgerSection::BOUNDS,
         FleetSection::BOUNDS,
         ResponsesSection::BOUNDS,

@@ -123,6 +123,15 @@ impl Serving {
         self.typical_ms.load(Ordering::Relaxed)
     }
 
+    /// What `work` of a request that came at `arrived` comes to.
+    ///
+    /// # Errors
+    /// The deadline passed before.
+    pub async fn in_time<T>(&self, arrived: Instant, work: impl Future<Output = T>) -> Result<T, Cause> {
+        let deadline = arrived + self.options.request_deadline;
+        tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| Cause::Deadline)
+    }
+
     /// Milliseconds of a running average, new values weighing an eighth.
     fn note_duration(&self, duration: Duration) {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(600_000);

@@ -96,7 +96,7 @@ pub async fn held_vectors(
         // A caller with nothing left is refused before any work.
         api.serving.check_exhausted(&caller.identity)?;
     }
-    screen(api, embedder, &inputs)?;
+    api.serving.in_time(caller.scope.arrived, screen(api, embedder, &inputs)).await??;
     let limit = api.embedding.max_request_tokens;
     let inputs = encode(embedder, inputs, request.param, limit).await?;
     let job = EmbedJob {
@@ -119,24 +119,21 @@ pub async fn held_vectors(
 }
 
 /// Refuses what the operator's content rules forbid, as for prompts.
-fn screen(api: &Shared, embedder: &Embedder, inputs: &[Input]) -> ApiResult<()> {
+async fn screen(api: &Shared, embedder: &Embedder, inputs: &[Input]) -> ApiResult<()> {
     if !api.guard.screens_input() {
         return Ok(());
     }
-    for Input { param, content } in inputs {
+    let texts = inputs.iter().flat_map(|Input { param, content }| {
         let texts = match content {
             Content::Text(text) => vec![text.clone()],
             Content::Pair(first, second) => vec![first.clone(), second.clone()],
             // Ids outside the vocabulary are refused when they are encoded.
             Content::Tokens(tokens) => vec![embedder.tokenizer().decode(tokens).unwrap_or_default()],
         };
-        if let Some(rule) = texts.iter().find_map(|text| api.guard.refuses(text)) {
-            let message =
-                format!("The input breaks this server's content rule '{rule}'. Nothing was charged.");
-            return Err(ApiError::param(Code::ContentPolicy, param.clone(), message));
-        }
-    }
-    Ok(())
+        texts.into_iter().map(move |text| (text, param))
+    });
+    let screened = api.guard.screen_all(texts.collect()).await;
+    screened.map_err(|(refusal, param)| ApiError::of_content(refusal, param))
 }
 
 /// Encodes on a blocking thread: texts may be megabytes long.

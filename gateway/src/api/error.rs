@@ -176,6 +176,8 @@ table! {
     Overloaded => 503 "service_unavailable_error" "server_is_overloaded" Later;
     /// The server is going down.
     ShuttingDown => 503 "service_unavailable_error" "server_shutting_down" Later;
+    /// The operator's content hook does not answer, and what it does not allow is refused.
+    GuardUnavailable => 503 "service_unavailable_error" "content_hook_unavailable" Later;
     /// Nothing is served that cannot be metered.
     LedgerUnavailable => 503 "service_unavailable_error" "ledger_unavailable" Later;
 }

@@ -28,7 +28,7 @@ use super::error::{ApiError, ApiResult, Code};
 use super::scope::random;
 use crate::guard::Guard;
 use crate::ledger::{Details, Tags, parse_sha256};
-use crate::serving::{AdmitError, Job, PromptInput, WireState, off_thread};
+use crate::serving::{AdmitError, Job, PromptInput, WireState};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
 #[derive(Debug, Default)]
@@ -177,7 +177,7 @@ impl Generation {
         sampling.prompt_logprobs = self.prompt_logprobs;
         sampling.seed = self.sampling.seed.map_or_else(|| u64::from_ne_bytes(random()), i64::cast_unsigned);
         let tier = caller.tier(api, self.tier)?;
-        self.screen(&api.guard, engine).await?;
+        api.serving.in_time(caller.scope.arrived, self.screen(&api.guard, engine)).await??;
         let tags = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
         let tags = tags.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         let details = Details {
@@ -212,7 +212,7 @@ impl Generation {
             AdmitError::Grammar(error) => self.refuse_grammar(error),
             other => ApiError::from(other).of_tier(tier),
         })?;
-        Ok(Run::new(flight, parsers, api.guard.output()))
+        Ok(Run::new(flight, parsers, &api.guard))
     }
 
     /// Refuses what the operator's content rules forbid.
@@ -225,17 +225,10 @@ impl Generation {
         if !guard.screens_input() {
             return Ok(());
         }
-        for prompt in self.full_prompts() {
-            let (guard, text) = (guard.clone(), prompt.text(engine.tokenizer()));
-            let bytes = text.len();
-            let found = off_thread(bytes, move || guard.refuses(&text).map(str::to_owned)).await?;
-            if let Some(rule) = found {
-                let message =
-                    format!("The prompt breaks this server's content rule '{rule}'. Nothing was charged.");
-                return Err(ApiError::param(Code::ContentPolicy, prompt.field(), message));
-            }
-        }
-        Ok(())
+        let prompts = self.full_prompts();
+        let texts = prompts.iter().map(|prompt| (prompt.text(engine.tokenizer()), prompt.field()));
+        let screened = guard.screen_all(texts.collect()).await;
+        screened.map_err(|(refusal, param)| ApiError::of_content(refusal, param))
     }
 
     /// Choices over all prompts.

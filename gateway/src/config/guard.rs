@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, invalid};
+use super::sections::section;
+use super::{Bound, ConfigError, invalid};
 
 /// Most rules; every text is searched once for each.
 const MAX_RULES: usize = 64;
@@ -13,7 +14,7 @@ const MAX_WORDS: usize = 10_000;
 /// Longest name, bytes: it becomes a category of moderations.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Content rules. Without rules nothing is searched and nothing is held back.
+/// Content rules. Without rules and hook nothing is searched and nothing is held back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuardSection {
@@ -22,11 +23,52 @@ pub struct GuardSection {
     pub hold_bytes: usize,
     /// The rules, each searched on its own.
     pub rule: Vec<GuardRule>,
+    /// A judge of the operator's own.
+    pub hook: GuardHook,
+}
+
+section! {
+    /// A judge of texts that is asked over HTTP, in the form of OpenAI's moderations.
+    GuardHook, "guard.hook",
+    numbers {
+        /// How long a text may wait for the judge, and again for its answer.
+        timeout_ms: u64 = 2_000, 10, 60_000, "ms";
+        /// Texts that are judged at the same time; each has a thread that waits for it.
+        threads: usize = 8, 1, 256, "threads";
+        /// Bytes of an answer that are judged together, after those before them, and then told together: less comes
+        /// sooner and asks more often.
+        window_bytes: usize = 512, 1, 1_048_576, "bytes";
+    }
+    others {
+        /// Where texts are posted as `{"input": text}`; unset: nowhere.
+        url: Option<String> = None;
+        /// Sent as a bearer token.
+        token: Option<String> = None;
+        /// Sent as `model`.
+        model: Option<String> = None;
+        /// Whether prompts are judged.
+        input: bool = true;
+        /// Whether answers are judged, window by window as they come.
+        output: bool = true;
+        /// What happens to a text that the judge says nothing about: "refuse" or "allow".
+        on_failure: HookFailure = HookFailure::Refuse;
+    }
+}
+
+/// What happens to a text that was not judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookFailure {
+    /// A prompt is refused with 503; an answer ends with this error, and costs what was told of it.
+    #[default]
+    Refuse,
+    /// It is taken as allowed, with a warning in the log.
+    Allow,
 }
 
 impl Default for GuardSection {
     fn default() -> Self {
-        Self { hold_bytes: 64, rule: Vec::new() }
+        Self { hold_bytes: 64, rule: Vec::new(), hook: GuardHook::default() }
     }
 }
 
@@ -84,6 +126,12 @@ impl GuardSection {
                 min: 1,
                 max: 65_536,
             });
+        }
+        self.hook.check_bounds()?;
+        if let Some(url) = &self.hook.url
+            && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+        {
+            return Err(invalid("guard.hook.url", url, "must begin with https:// or http://"));
         }
         if self.rule.len() > MAX_RULES {
             let message = format!("at most {MAX_RULES} rules");

@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn run(rules: Vec<GuardRule>, hold_bytes: usize, pieces: &[&str]) -> (Vec<String>, bool) {
-        let guard = Guard::new(&GuardSection { hold_bytes, rule: rules }).unwrap();
+        let guard = Guard::new(&GuardSection { hold_bytes, rule: rules, ..GuardSection::default() }).unwrap();
         let mut output = guard.output().unwrap();
         let mut told = Vec::new();
         for piece in pieces {
@@ -154,7 +154,8 @@ mod tests {
             words: vec!["foo".to_owned(), "c++".to_owned()],
             ..rule("w", "", OutputAction::Stop)
         };
-        let guard = Guard::new(&GuardSection { hold_bytes: 8, rule: vec![words] }).unwrap();
+        let guard = Guard::new(&GuardSection { hold_bytes: 8, rule: vec![words], ..GuardSection::default() })
+            .unwrap();
         let matches = |text| guard.categories(text).next().unwrap().1;
         assert!(matches("a FOO!") && matches("learn C++ now"));
         assert!(!matches("food") && !matches("c+"));

@@ -157,23 +157,15 @@ impl InFlight {
     }
 
     async fn wait(&mut self) -> Result<(usize, Option<Event>), Step> {
-        let options = self.serving.options;
-        let deadline =
-            self.job.batch.map_or(self.job.arrived + options.request_deadline, |batch| batch.until);
-        // A stream that always has something ready must not outrun these two.
-        if self.serving.lifecycle.phase() == Phase::Cut {
-            return Err(Step::Cut(Cause::Shutdown));
-        }
-        if Instant::now() >= deadline {
-            return Err(Step::Cut(Cause::Deadline));
-        }
-        tokio::select! {
-            biased;
-            event = self.streams.next() => Ok(event),
-            () = self.serving.lifecycle.reached(Phase::Cut) => Err(Step::Cut(Cause::Shutdown)),
-            () = sleep_until(deadline.into()) => Err(Step::Cut(Cause::Deadline)),
-            () = sleep(options.heartbeat) => Err(Step::Idle),
-        }
+        during(&self.serving, &self.job, self.streams.next()).await
+    }
+
+    /// Waits for `work` as for the engine: until there is a heartbeat to tell, or the request must end.
+    ///
+    /// # Errors
+    /// The step to tell meanwhile; `work` is dropped.
+    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Step> {
+        during(&self.serving, &self.job, work).await
     }
 
     async fn observe(&mut self, choice: usize, event: Option<Event>) -> Option<Step> {
@@ -332,6 +324,25 @@ impl InFlight {
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             "request ended"
         );
+    }
+}
+
+async fn during<T>(serving: &Serving, job: &Job, work: impl Future<Output = T>) -> Result<T, Step> {
+    let options = serving.options;
+    let deadline = job.batch.map_or(job.arrived + options.request_deadline, |batch| batch.until);
+    // A stream that always has something ready must not outrun these two.
+    if serving.lifecycle.phase() == Phase::Cut {
+        return Err(Step::Cut(Cause::Shutdown));
+    }
+    if Instant::now() >= deadline {
+        return Err(Step::Cut(Cause::Deadline));
+    }
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = serving.lifecycle.reached(Phase::Cut) => Err(Step::Cut(Cause::Shutdown)),
+        () = sleep_until(deadline.into()) => Err(Step::Cut(Cause::Deadline)),
+        () = sleep(options.heartbeat) => Err(Step::Idle),
     }
 }
 

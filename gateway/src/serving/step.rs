@@ -2,6 +2,7 @@
 
 use engine::{Delta, Finish, TokenLogprob};
 
+use crate::guard::Unjudged;
 use crate::ledger::{EndReason, HoldError};
 use crate::money::{Picos, Tokens};
 
@@ -35,6 +36,8 @@ pub enum Cause {
     Ledger(String),
     /// The engine failed.
     Engine(String),
+    /// The operator's content hook did not judge the answer.
+    Unjudged(Unjudged),
 }
 
 impl Cause {
@@ -44,7 +47,7 @@ impl Cause {
             Cause::Deadline => EndReason::Timeout,
             Cause::Shutdown => EndReason::Shutdown,
             Cause::Budget(_) => EndReason::Budget,
-            Cause::Ledger(_) | Cause::Engine(_) => EndReason::Error,
+            Cause::Ledger(_) | Cause::Engine(_) | Cause::Unjudged(_) => EndReason::Error,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Content rules: what is refused, what is stopped or masked, and what it costs.
 
+mod hook;
+
 use serde_json::json;
 
 use crate::support::{Config, KeyOptions, Server, chat, merged};
 
+const SIX: &str = "38";
 const SEVEN: &str = "39";
 const EIGHT: &str = "40";
 

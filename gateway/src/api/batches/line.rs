@@ -122,6 +122,7 @@ fn retry(error: &ApiError, is_last: bool) -> Option<LineEnd> {
         Code::Overloaded
         | Code::NoSurplus
         | Code::LedgerUnavailable
+        | Code::GuardUnavailable
         | Code::RateRequests
         | Code::RateTokens => {
             let pause = error.retry_after_ms.map_or(PAUSE, Duration::from_millis);

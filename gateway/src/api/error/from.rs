@@ -8,6 +8,7 @@ use crate::accounts::{AccountsError, AuthError};
 use crate::batches::BatchError;
 use crate::civil;
 use crate::files::FileError;
+use crate::guard::{Refusal, Unjudged};
 use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
 use crate::money::Picos;
@@ -92,6 +93,27 @@ impl From<LimitError> for ApiError {
             "retry_after_ms": error.retry_after_ms,
         }))
     }
+}
+
+impl ApiError {
+    /// A text in the field `param` that the operator's content rules refuse.
+    pub fn of_content(refusal: Refusal, param: &str) -> Self {
+        match refusal {
+            Refusal::Forbidden(rule) => {
+                let message =
+                    format!("The text breaks this server's content rule '{rule}'. Nothing was charged.");
+                Self::param(Code::ContentPolicy, param, message)
+            }
+            Refusal::Unjudged(error) => unjudged(&error),
+        }
+    }
+}
+
+fn unjudged(error: &Unjudged) -> ApiError {
+    tracing::error!(%error, "a text is refused without a judgement");
+    let message =
+        "Texts cannot be checked at the moment. Try again shortly; what you did not get is not charged.";
+    ApiError::new(Code::GuardUnavailable, message).retry_after_ms(1_000)
 }
 
 impl From<TierError> for ApiError {
@@ -279,6 +301,7 @@ impl From<Cause> for ApiError {
             Cause::Budget(error) => error.into(),
             Cause::Ledger(reason) => ledger_unavailable(&reason),
             Cause::Engine(reason) => server_error(&reason),
+            Cause::Unjudged(error) => unjudged(&error),
         }
     }
 }

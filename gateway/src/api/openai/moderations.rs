@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
-use crate::api::error::ApiResult;
+use crate::api::error::{ApiError, ApiResult};
 use crate::api::fields::{Fields, array_of, not_empty, unsupported, wrong_type};
 use crate::api::json::Json;
-use crate::guard::Guard;
+use crate::guard::{Guard, Refusal};
 use crate::serving::off_thread;
 
 const MAX_MODEL_BYTES: usize = 256;
@@ -40,7 +40,7 @@ struct Verdict {
     category_applied_input_types: Map<String, Value>,
 }
 
-/// Searches each text for every rule.
+/// Searches each text for every rule, and asks the hook.
 #[utoipa::path(
     post,
     path = "/v1/moderations",
@@ -58,10 +58,29 @@ pub async fn create(
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let texts = read(body)?;
     let (bytes, guard) = (texts.iter().map(String::len).sum(), api.guard.clone());
-    let work = move || texts.iter().map(|text| verdict(&guard, text)).collect();
-    let results = off_thread(bytes, work).await?;
+    let work = move || {
+        let verdicts = texts.iter().map(|text| verdict(&guard, text)).collect::<Vec<_>>();
+        (verdicts, texts)
+    };
+    let (mut results, texts) = off_thread(bytes, work).await?;
+    let judged = api.serving.in_time(caller.scope.arrived, api.guard.judge_all(texts)).await?;
+    let judged = judged.map_err(|error| ApiError::of_content(Refusal::Unjudged(error), "input"))?;
+    for (verdict, judgement) in results.iter_mut().zip(judged) {
+        verdict.flagged |= judgement.flagged;
+        for (name, found) in judgement.categories {
+            verdict.note(&name, found == Some(true));
+        }
+    }
     let id = format!("modr-{}", caller.scope.suffix());
     Ok(Answer(Moderation { id, model: "content-rules", results }))
+}
+
+impl Verdict {
+    fn note(&mut self, category: &str, found: bool) {
+        self.categories.insert(category.to_owned(), found.into());
+        self.category_scores.insert(category.to_owned(), u8::from(found).into());
+        self.category_applied_input_types.insert(category.to_owned(), json!(["text"]));
+    }
 }
 
 fn verdict(guard: &Guard, text: &str) -> Verdict {
@@ -73,9 +92,7 @@ fn verdict(guard: &Guard, text: &str) -> Verdict {
     };
     for (name, matches) in guard.categories(text) {
         verdict.flagged |= matches;
-        verdict.categories.insert(name.to_owned(), matches.into());
-        verdict.category_scores.insert(name.to_owned(), u8::from(matches).into());
-        verdict.category_applied_input_types.insert(name.to_owned(), json!(["text"]));
+        verdict.note(name, matches);
     }
     verdict
 }
