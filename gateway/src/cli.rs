@@ -19,9 +19,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
-
-/// What a command may fail with; the text is shown to the operator as it is.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+// The text is shown to the operator as it is.
+use crate::node::Failure;
 
 /// Sells AI compute that would otherwise run idle: an OpenAI-compatible API with keys, limits and exact bills.
 #[derive(Debug, Parser)]

@@ -1,7 +1,7 @@
 //! Spillway's gateway: HTTP, identity, limits and money around the engine.
 //!
 //! It knows nothing of tensors, blocks or devices. Modules form a row and each uses only those before it:
-//! `civil`, `money`, `config`, `sqlite` < `accounts`, `capacity`, `files`, `guard`, `limits`, `ledger`, `idempotency`, `metrics`, `slo` < `serving` < `batches` < `api` < `app` < `server` < `cli`.
+//! `civil`, `money`, `config`, `sqlite` < `accounts`, `capacity`, `files`, `guard`, `limits`, `ledger`, `idempotency`, `metrics`, `slo` < `serving` < `batches` < `api` < `app` < `server` < `node` < `cli`.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod limits;
 pub mod metrics;
 pub mod money;
+pub mod node;
 pub mod receipts;
 pub mod registry;
 pub mod responses;

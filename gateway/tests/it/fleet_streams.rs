@@ -11,22 +11,11 @@ use std::time::Duration;
 
 use engine::EngineConfig;
 use engine::testing::FakeModel;
-use gateway::accounts::Accounts;
-use gateway::api::{Api, Kept};
-use gateway::batches::Batches;
 use gateway::config::Config as Settings;
-use gateway::files::Files;
-use gateway::guard::Guard;
-use gateway::idempotency::Idempotency;
-use gateway::ledger::Ledger;
 use gateway::ledger::copy::Place;
-use gateway::ledger::mirror::Mirror;
-use gateway::receipts::Signer;
+use gateway::node::Node;
 use gateway::registry::{Registry, Served};
-use gateway::responses::Store;
-use gateway::server::{self, Options};
-use gateway::serving::{Lifecycle, Rates, Serving, unix_ms};
-use gateway::{app, ledger};
+use gateway::server::Signals;
 use serde_json::{Value, json};
 
 use crate::fleet::two_folders;
@@ -50,23 +39,8 @@ const PRICE: i64 = 1_000_000;
 fn be_a_gateway(path: OsString) {
     let mut settings = Settings::load(Some(Path::new(&path)), std::iter::empty()).expect("a configuration");
     settings.data.dir = env::var_os("SPILLWAY_DATA").expect("a data folder").into();
-    let dir = settings.data.dir.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let _context = runtime.enter();
-    let listeners = [(); 2].map(|()| server::bind(settings.server.listen).expect("bind"));
-    let [public, admin] = listeners.each_ref().map(|listener| listener.local_addr().expect("an address"));
-    let url = settings.fleet.postgres_url.clone().expect("a shared ledger");
-    let shared = Ledger::open_shared(&url, &settings.ledger, unix_ms(), &|_| Ok(None)).expect("the ledger");
-    let _mirror = Mirror::start(&Place::Postgres(url), &dir, shared.clone()).expect("a copy");
-    let now_ms = unix_ms();
-    let billed = |id: &str| ledger::was_billed(&dir, id).map_err(|error| error.to_string());
-    let kept = Kept {
-        responses: Arc::new(Store::open(&dir, &settings.responses, now_ms).expect("answers")),
-        idempotency: Idempotency::open(&dir, &settings.idempotency, billed).expect("keys"),
-        files: Files::open(&dir, &settings.files, now_ms).expect("files"),
-        batches: Batches::open(&dir, &settings.batches, now_ms).expect("batches"),
-        capacity: None,
-    };
     let fake = FakeModel { delay: Duration::from_millis(5), ..FakeModel::default() };
     let engine = fake.start(EngineConfig {
         max_num_seqs: 512,
@@ -75,19 +49,11 @@ fn be_a_gateway(path: OsString) {
         num_blocks: 8_192,
         ..EngineConfig::default()
     });
-    let models = Registry::new(vec![Served::Engine(engine)]);
-    let accounts = Accounts::open_with(&dir, &settings.money.budget).expect("accounts");
-    let lifecycle = Lifecycle::default();
-    let rates = Rates::new(&settings, &[]).expect("prices");
-    let serving = Arc::new(Serving::new(shared, rates, &settings, lifecycle.clone()));
-    let guard = Guard::new(&settings.guard).expect("rules");
-    let signer = Signer::open(&dir).expect("a key");
-    let api = Arc::new(Api::new(accounts, serving, kept, models, guard, signer, &settings));
-    let (lines, bytes) = (settings.server.max_headers, settings.server.max_header_bytes);
-    let options = Options::of(&settings.server);
+    let node = Node::open(&settings, || Ok(Registry::new(vec![Served::Engine(engine)]))).expect("a gateway");
+    let (public, admin) = node.addresses().expect("addresses");
     println!("ready http://{public} admin http://{admin}");
-    let [listener, _] = listeners;
-    runtime.block_on(server::serve(listener, app::public(api, lines, bytes), options, lifecycle));
+    let signals = Signals::catch().expect("signals");
+    runtime.block_on(node.serve(signals, &settings)).expect("serve");
 }
 
 fn start(data: &Arc<tempfile::TempDir>, config: &Config) -> Server {
@@ -129,7 +95,7 @@ fn a_thousand_streams_on_killed_gateways_use_one_budget_up_and_no_more() {
         .with("model", "id", "\"fake\"")
         .with("fleet", "postgres_url", &format!("\"{url}\""))
         .with("limits", "output_allowance_tokens", &LEASE.to_string())
-        .with("limits", "output_learn_after", "64")
+        .with("limits", "output_learned_max_tokens", &LEASE.to_string())
         .with("limits", "key_concurrency", "10000")
         .with("limits", "project_concurrency", "10000")
         .table(price);
