@@ -1,6 +1,7 @@
 //! Responses: shapes, streams, conversations that are kept, and answers in the background.
 
 mod background;
+mod compliance;
 
 use serde_json::{Value, json};
 

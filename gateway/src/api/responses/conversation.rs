@@ -139,7 +139,13 @@ mod tests {
 
     fn said(role: &str, text: &str) -> Item {
         let content = vec![Content::Input { text: text.to_owned() }];
-        Item::Message { id: String::new(), status: Status::Completed, role: role.to_owned(), content }
+        Item::Message {
+            id: String::new(),
+            status: Status::Completed,
+            role: role.to_owned(),
+            content,
+            phase: None,
+        }
     }
 
     fn call(id: &str) -> Item {
@@ -164,13 +170,7 @@ mod tests {
 
     fn thought(text: &str) -> Item {
         let content = vec![Content::Reasoning { text: text.to_owned() }];
-        Item::Reasoning {
-            id: String::new(),
-            status: Status::Completed,
-            summary: Vec::new(),
-            content,
-            encrypted_content: None,
-        }
+        Item::Reasoning { id: String::new(), status: Status::Completed, summary: Vec::new(), content }
     }
 
     #[test]

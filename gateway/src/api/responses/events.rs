@@ -86,7 +86,13 @@ impl Output {
     fn open_message(&mut self) {
         let role = "assistant".to_owned();
         let content = Vec::new();
-        self.open(Item::Message { id: String::new(), status: Status::InProgress, role, content });
+        self.open(Item::Message {
+            id: String::new(),
+            status: Status::InProgress,
+            role,
+            content,
+            phase: None,
+        });
         let part = Content::output(String::new());
         self.add_part(&part);
         if let Some(Item::Message { content, .. }) = self.items.last_mut() {
@@ -96,14 +102,7 @@ impl Output {
 
     fn open_reasoning(&mut self) {
         let (summary, content) = (Vec::new(), Vec::new());
-        let encrypted_content = None;
-        self.open(Item::Reasoning {
-            id: String::new(),
-            status: Status::InProgress,
-            summary,
-            content,
-            encrypted_content,
-        });
+        self.open(Item::Reasoning { id: String::new(), status: Status::InProgress, summary, content });
         let part = Content::Reasoning { text: String::new() };
         self.add_part(&part);
         if let Some(Item::Reasoning { content, .. }) = self.items.last_mut() {

@@ -1,6 +1,6 @@
 //! `input`: a text, or items in all the ways that clients spell them.
 
-use super::items::{Content, Item, Output, Status};
+use super::items::{Content, Item, Output, Phase, Status};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, array_of, invalid, not_empty, wrong_type};
 use crate::api::functions;
@@ -25,7 +25,7 @@ pub(super) fn read(value: Json, max_items: usize) -> ApiResult<Vec<Given>> {
     match value {
         Json::String(text) => {
             let content = vec![Content::Input { text: text.into_string() }];
-            Ok(vec![Given::Item(message("user".to_owned(), content))])
+            Ok(vec![Given::Item(message("user".to_owned(), content, None))])
         }
         Json::Array(items) => {
             let items = array_of("input", Json::Array(items), max_items)?;
@@ -35,8 +35,8 @@ pub(super) fn read(value: Json, max_items: usize) -> ApiResult<Vec<Given>> {
     }
 }
 
-fn message(role: String, content: Vec<Content>) -> Item {
-    Item::Message { id: String::new(), status: Status::Completed, role, content }
+fn message(role: String, content: Vec<Content>, phase: Option<Phase>) -> Item {
+    Item::Message { id: String::new(), status: Status::Completed, role, content, phase }
 }
 
 fn item(value: Json, path: &str) -> ApiResult<Given> {
@@ -63,7 +63,7 @@ fn item(value: Json, path: &str) -> ApiResult<Given> {
             return Err(ApiError::param(Code::UnsupportedContent, fields.path("type"), message));
         }
     };
-    fields.finish(&["caller", "created_by", "namespace", "phase"])?;
+    fields.finish(&["caller", "created_by", "namespace"])?;
     Ok(Given::Item(item))
 }
 
@@ -84,7 +84,20 @@ fn said(fields: &mut Fields) -> ApiResult<Item> {
         }
         other => return Err(wrong_type(&path, "a string or an array of content parts", &other)),
     };
-    Ok(message(role, content))
+    let phase = phase(fields, &role)?;
+    Ok(message(role, content, phase))
+}
+
+fn phase(fields: &mut Fields, role: &str) -> ApiResult<Option<Phase>> {
+    let path = fields.path("phase");
+    match fields.string("phase", 64)? {
+        None => Ok(None),
+        Some(_) if role != "assistant" => Err(invalid(&path, "only an assistant's messages have a phase")),
+        Some(name) => match Phase::named(&name) {
+            None => Err(invalid(&path, "expected 'commentary' or 'final_answer'")),
+            phase => Ok(phase),
+        },
+    }
 }
 
 fn call(fields: &mut Fields) -> ApiResult<Item> {
@@ -122,13 +135,7 @@ fn reasoning(fields: &mut Fields) -> ApiResult<Item> {
             "Reasoning is shown in the clear here; encrypted reasoning of another server cannot be read.";
         return Err(ApiError::param(Code::UnsupportedContent, path, message));
     }
-    Ok(Item::Reasoning {
-        id: String::new(),
-        status: Status::Completed,
-        summary,
-        content,
-        encrypted_content: None,
-    })
+    Ok(Item::Reasoning { id: String::new(), status: Status::Completed, summary, content })
 }
 
 fn required(fields: &mut Fields, key: &str, max_bytes: usize) -> ApiResult<String> {
@@ -199,6 +206,12 @@ mod tests {
             ("5", Code::InvalidType, "input"),
             (r#"[{"role":"robot","content":"x"}]"#, Code::InvalidValue, "input[0].role"),
             (r#"[{"role":"user"}]"#, Code::InvalidType, "input[0].content"),
+            (r#"[{"role":"user","content":"x","phase":"commentary"}]"#, Code::InvalidValue, "input[0].phase"),
+            (
+                r#"[{"role":"assistant","content":"x","phase":"prelude"}]"#,
+                Code::InvalidValue,
+                "input[0].phase",
+            ),
             (r#"[{"role":"user","content":[]}]"#, Code::EmptyArray, "input[0].content"),
             (
                 r#"[{"role":"user","content":[{"type":"input_image","image_url":"http://x"}]}]"#,

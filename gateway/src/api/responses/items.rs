@@ -15,6 +15,9 @@ pub(in crate::api) enum Item {
         /// `user`, `assistant`, `system` or `developer`.
         role: String,
         content: Vec<Content>,
+        /// What a caller says about an assistant's message; kept with it, and not shown to the model.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        phase: Option<Phase>,
     },
     /// The model calls a function.
     FunctionCall {
@@ -35,10 +38,16 @@ pub(in crate::api) enum Item {
         /// What a caller brought; this server makes none.
         summary: Vec<Content>,
         content: Vec<Content>,
-        /// Always `null`: thoughts are shown in the clear.
-        #[schema(value_type = Option<String>)]
-        encrypted_content: Option<()>,
     },
+}
+
+/// What an assistant's message is in its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = MessagePhase)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::api) enum Phase {
+    Commentary,
+    FinalAnswer,
 }
 
 /// How far an item is.
@@ -79,6 +88,16 @@ pub(in crate::api) enum Content {
 pub(in crate::api) enum Output {
     Text(String),
     Parts(Vec<Content>),
+}
+
+impl Phase {
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "commentary" => Some(Phase::Commentary),
+            "final_answer" => Some(Phase::FinalAnswer),
+            _ => None,
+        }
+    }
 }
 
 impl Content {
@@ -159,7 +178,7 @@ mod tests {
 
     #[test]
     fn items_keep_their_shape() {
-        let text = r#"{"type":"reasoning","id":"rs_1","status":"completed","summary":[],"content":[{"type":"reasoning_text","text":"t"}],"encrypted_content":null}"#;
+        let text = r#"{"type":"reasoning","id":"rs_1","status":"completed","summary":[],"content":[{"type":"reasoning_text","text":"t"}]}"#;
         let item: Item = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&item).unwrap(), text);
         let text = r#"{"type":"function_call_output","id":"a","status":"completed","call_id":"c","output":[{"type":"input_text","text":"x"}]}"#;
