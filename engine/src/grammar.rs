@@ -5,6 +5,7 @@
 //! outside this module names it.
 
 mod constraint;
+mod digits;
 mod schema;
 mod vocabulary;
 mod workers;
@@ -14,12 +15,13 @@ use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::InferenceCapabilities;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, regex_to_lark};
 use models::Tokenizer;
 use serde_json::Value;
 
 pub use constraint::Constraint;
+use digits::{Digits, NumberTokens};
 use workers::Workers;
 
 /// White space between the parts of a JSON answer: as people write it, so that a model cannot spend its budget on it. A
@@ -159,12 +161,15 @@ fn invalid(error: impl fmt::Display) -> GrammarError {
 pub struct Grammar {
     start: Arc<Matcher>,
     eos: Arc<[u32]>,
+    /// For JSON, whose numbers are to end.
+    numbers: Option<Arc<NumberTokens>>,
 }
 
 impl Grammar {
     /// The state before the first token of a sequence that ends with one of `ending`.
     pub fn begin(&self, ending: Vec<u32>) -> Constraint {
-        Constraint::new(self.start.deep_clone(), Arc::clone(&self.eos), ending)
+        let digits = self.numbers.clone().map(Digits::new);
+        Constraint::new(self.start.deep_clone(), Arc::clone(&self.eos), ending, digits)
     }
 }
 
@@ -184,14 +189,21 @@ impl fmt::Debug for Grammar {
 pub struct GrammarCompiler {
     tokenizer: Arc<Tokenizer>,
     limits: GrammarLimits,
-    /// Threads that have the vocabulary as the parser wants it; made when the first grammar comes.
-    workers: OnceLock<Result<Workers, GrammarError>>,
+    /// Made when the first grammar comes.
+    ready: OnceLock<Result<Ready, GrammarError>>,
+}
+
+/// What knows the whole vocabulary.
+struct Ready {
+    /// Threads that have it as the parser wants it.
+    workers: Workers,
+    numbers: Arc<NumberTokens>,
 }
 
 impl GrammarCompiler {
     /// A compiler for the tokens of `tokenizer`.
     pub fn new(tokenizer: Arc<Tokenizer>, limits: GrammarLimits) -> Self {
-        Self { tokenizer, limits, workers: OnceLock::new() }
+        Self { tokenizer, limits, ready: OnceLock::new() }
     }
 
     /// Checks and compiles. Blocks for up to [`GrammarLimits::compile_ms`]: not for the engine's thread, nor for one that
@@ -218,20 +230,26 @@ impl GrammarCompiler {
 
     fn compile_whole(&self, source: &GrammarSource) -> Result<Grammar, GrammarError> {
         let grammar = self.prepare(source)?;
-        let matcher = self.workers()?.compile(grammar)?;
-        Ok(Grammar { start: Arc::new(matcher), eos: self.tokenizer.eos_ids().into() })
+        let Ready { workers, numbers } = self.ready()?;
+        let matcher = workers.compile(grammar)?;
+        let is_json = matches!(source, GrammarSource::JsonSchema { .. } | GrammarSource::Composed { .. });
+        let numbers = is_json.then(|| Arc::clone(numbers));
+        Ok(Grammar { start: Arc::new(matcher), eos: self.tokenizer.eos_ids().into(), numbers })
     }
 
-    fn workers(&self) -> Result<&Workers, GrammarError> {
-        let start = || Workers::start(&self.make_factory()?, self.limits);
-        self.workers.get_or_init(start).as_ref().map_err(Clone::clone)
+    fn ready(&self) -> Result<&Ready, GrammarError> {
+        let make = || {
+            let vocabulary = vocabulary::Vocabulary::environment(&self.tokenizer);
+            let numbers = Arc::new(NumberTokens::new(&self.tokenizer, vocabulary.tok_trie()));
+            Ok(Ready { workers: Workers::start(&self.make_factory(&vocabulary)?, self.limits)?, numbers })
+        };
+        self.ready.get_or_init(make).as_ref().map_err(Clone::clone)
     }
 
-    fn make_factory(&self) -> Result<Arc<ParserFactory>, GrammarError> {
-        let vocabulary = vocabulary::Vocabulary::environment(&self.tokenizer);
+    fn make_factory(&self, vocabulary: &TokEnv) -> Result<Arc<ParserFactory>, GrammarError> {
         let slices = SlicedBiasComputer::general_slices();
         let mut factory =
-            ParserFactory::new(&vocabulary, InferenceCapabilities::default(), &slices).map_err(invalid)?;
+            ParserFactory::new(vocabulary, InferenceCapabilities::default(), &slices).map_err(invalid)?;
         factory.quiet();
         let limits = factory.limits_mut();
         limits.verbose_errors = false;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
+use super::digits::Digits;
+
 /// The tokens of a mask's word.
 const WORD_BITS: usize = 32;
 
@@ -17,11 +19,13 @@ pub struct Constraint {
     /// Tokens that may come next, once worked out.
     mask: Option<SimpleVob>,
     complete: bool,
+    /// Where numbers are to end.
+    digits: Option<Digits>,
 }
 
 impl Constraint {
-    pub(super) fn new(matcher: Matcher, eos: Arc<[u32]>, ending: Vec<u32>) -> Self {
-        Self { matcher, eos, ending, mask: None, complete: false }
+    pub(super) fn new(matcher: Matcher, eos: Arc<[u32]>, ending: Vec<u32>, digits: Option<Digits>) -> Self {
+        Self { matcher, eos, ending, mask: None, complete: false, digits }
     }
 
     /// Works out which tokens may come next. May take a millisecond; does nothing when it is known.
@@ -48,6 +52,9 @@ impl Constraint {
         // The grammar wants a token that the caller made an ending one: then the sequence ends there.
         if mask.is_zero() {
             asked.iter().for_each(|token| mask.allow_token(*token));
+        }
+        if let Some(digits) = &self.digits {
+            digits.limit(&mut mask);
         }
         Ok(mask)
     }
@@ -76,6 +83,9 @@ impl Constraint {
         self.mask = None;
         if self.complete || self.ending.contains(&token) {
             return;
+        }
+        if let Some(digits) = &mut self.digits {
+            digits.push(token);
         }
         match self.matcher.consume_token(token) {
             Ok(()) => self.complete = self.matcher.is_stopped(),

@@ -83,6 +83,40 @@ fn white_space_between_parts_is_bounded() {
 }
 
 #[test]
+fn numbers_end() {
+    let compiler = compiler();
+    let digits = |count| "7".repeat(count);
+    let number = schema(json!({"type": "number"}));
+    let composed = GrammarSource::Composed {
+        text: "start: /[a-z0-9]*/ \" \" @one".to_owned(),
+        parts: vec![("one".to_owned(), schema(json!({"type": "array", "items": {"type": "integer"}})))],
+    };
+    let object = GrammarSource::json_object();
+    let (long, longer) = (digits(20), digits(21));
+    for text in [long.clone(), format!("-{long}.{long}e-99"), format!("{long}E10"), "0.1e7".to_owned()] {
+        assert!(accepts(&compiler, &number, &text), "{text}");
+        assert!(
+            accepts(&compiler, &object, &format!("{{\"a\": [{text}, {text}], \"b\": {text}}}")),
+            "{text}"
+        );
+    }
+    for text in [longer.clone(), format!("1.{longer}"), "1e100".to_owned(), "1e+100".to_owned()] {
+        assert!(!accepts(&compiler, &number, &text), "{text}");
+        assert!(!accepts(&compiler, &object, &format!("{{\"a\": {text}}}")), "{text}");
+    }
+    // Text, and what is no JSON, has as many as it likes; nor does a number stop where it must go on.
+    assert!(accepts(&compiler, &object, &format!("{{\"{longer}\": \"{longer}\"}}")));
+    let pattern = schema(json!({"type": "string", "pattern": "^[0-9]*$"}));
+    assert!(accepts(&compiler, &pattern, &format!("\"{}\"", digits(64))));
+    assert!(accepts(&compiler, &GrammarSource::Regex("[0-9]+".to_owned()), &digits(64)));
+    assert!(accepts(&compiler, &composed, &format!("{longer} [{long}, 1]")));
+    assert!(!accepts(&compiler, &composed, &format!("x [{longer}]")));
+    let even = schema(json!({"type": "integer", "multipleOf": 2}));
+    assert!(accepts(&compiler, &even, &format!("{longer}2")) && accepts(&compiler, &even, &"2".repeat(20)));
+    assert!(!accepts(&compiler, &even, &format!("{long}22")), "even after the first 2");
+}
+
+#[test]
 fn a_lenient_schema_passes_over_what_cannot_be_enforced() {
     let compiler = compiler();
     let source = json!({"type": "array", "items": {"type": "integer"}, "uniqueItems": true, "format": "odd"});

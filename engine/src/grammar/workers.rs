@@ -134,7 +134,7 @@ mod tests {
             compiler.compile(&GrammarSource::json_object()).expect("the one before has ended");
             assert!(compiler.compile(&GrammarSource::Regex("(".to_owned())).is_err());
         }
-        let place = Place::take(&compiler.workers().expect("the threads").open, 1).expect("free");
+        let place = Place::take(&compiler.ready().expect("the threads").workers.open, 1).expect("free");
         let refused = compiler.compile(&GrammarSource::json_object());
         assert_eq!(refused, Err(GrammarError::Busy { limit: 1 }));
         drop(place);
