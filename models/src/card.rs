@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::dialect::ToolSyntax;
 use crate::encoder::{EncoderLoadError, card_of};
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{GgufError, GgufFile, Header};
 
 /// What a model does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -53,13 +53,15 @@ pub struct EmbeddingCard {
     pub pooling: Pooling,
     /// Whether vectors have length 1.
     pub normalize: bool,
+    /// Whether a text's last token is the model's end-of-text token (a decoder's; for others their own files say).
+    pub append_eos: bool,
     /// Fewest leading values that are a vector by themselves (Matryoshka training); None: vectors cannot be cut.
     pub min_dimensions: Option<usize>,
 }
 
 impl Default for EmbeddingCard {
     fn default() -> Self {
-        Self { pooling: Pooling::Mean, normalize: true, min_dimensions: None }
+        Self { pooling: Pooling::Mean, normalize: true, append_eos: false, min_dimensions: None }
     }
 }
 
@@ -211,11 +213,12 @@ impl Card {
         let gguf = GgufFile::open(path)?;
         let header = gguf.header();
         let text = |key| header.string(key).map(|s| s.unwrap_or("unknown").to_owned());
+        let embedding = embedding_of(header)?;
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let card = Self {
             id: slug(&stem),
             name: header.string("general.name")?.unwrap_or(&stem).to_owned(),
-            kind: ModelKind::Chat,
+            kind: if embedding.is_some() { ModelKind::Embedding } else { ModelKind::Chat },
             sources: Vec::new(),
             file: path.file_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
             sha256: String::new(),
@@ -225,7 +228,7 @@ impl Card {
             sampling: SamplingDefaults::default(),
             tool_syntax: None,
             thinks: None,
-            embedding: None,
+            embedding,
             license: text("general.license")?,
             owned_by: text("general.organization")?,
         };
@@ -298,6 +301,25 @@ pub struct FileSpec<'a> {
     pub sha256: &'a str,
     /// Size.
     pub bytes: u64,
+}
+
+/// What a GGUF file says of the vectors of a decoder; None: it is there to continue texts.
+fn embedding_of(header: &Header) -> Result<Option<EmbeddingCard>, CardError> {
+    /// The file's number for the last token.
+    const LAST: u64 = 3;
+    let architecture = header.string("general.architecture")?.unwrap_or_default();
+    match header.unsigned(&format!("{architecture}.pooling_type"))? {
+        None | Some(0) => Ok(None),
+        Some(LAST) => {
+            let append_eos = header.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+            let card = EmbeddingCard { pooling: Pooling::Last, append_eos, ..EmbeddingCard::default() };
+            Ok(Some(card))
+        }
+        Some(other) => {
+            let reason = "a decoder's vector is that of the last token (3)";
+            Err(CardError::Field { field: "pooling_type", value: other.to_string(), reason })
+        }
+    }
 }
 
 pub(crate) fn slug(text: &str) -> String {

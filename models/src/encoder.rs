@@ -1,11 +1,12 @@
 //! Models that turn whole texts into vectors: embedders, and cross-encoders that score a pair of texts.
 //!
 //! They read a directory as the Hugging Face libraries write it: weights in safetensors, `config.json` and
-//! `tokenizer.json` beside them. Unlike a generating [`crate::Model`] an encoder sees each text as a whole, in one pass,
+//! `tokenizer.json` beside them; or one GGUF file with a decoder, whose last token's row is the vector. Unlike a generating [`crate::Model`] an encoder sees each text as a whole, in one pass,
 //! and leaves nothing behind.
 
 mod bert;
 mod config;
+mod last;
 mod local;
 mod tokenizer;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use candle_core::Result;
 
 use crate::card::{Card, ModelKind};
+use crate::load::LoadError;
 use crate::safetensors::{SafetensorsError, TensorFile};
 use crate::weights::WeightError;
 pub use config::{EncoderConfig, EncoderConfigError, Head};
@@ -104,16 +106,23 @@ pub enum EncoderLoadError {
     /// Its weights.
     #[error("weights refused: {0}")]
     Weights(#[from] WeightError),
+    /// The decoder that is to embed.
+    #[error(transparent)]
+    Decoder(#[from] LoadError),
     /// The card says something else than the files.
     #[error("the card's kind is {0:?}, which is no encoder")]
     Kind(ModelKind),
 }
 
-/// Loads the encoder whose weights are at `path`, with `config.json` and `tokenizer.json` from the same directory.
+/// Loads the encoder whose weights are at `path`: a GGUF file by itself, any other with `config.json` and `tokenizer.json`
+/// from the same directory.
 ///
 /// # Errors
 /// See [`EncoderLoadError`].
 pub fn load_encoder(path: &Path, card: Card) -> std::result::Result<LoadedEncoder, EncoderLoadError> {
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        return last::load(path, card);
+    }
     let config = EncoderConfig::from_json(&read(&path.with_file_name("config.json"))?, &card)?;
     let tokenizer_json = read(&path.with_file_name("tokenizer.json"))?;
     let (tokenizer, encoder) = std::thread::scope(|scope| {

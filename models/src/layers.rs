@@ -54,6 +54,11 @@ impl RmsNorm {
         Ok(Self { weight: weights.vector_tensor(name, config.hidden)?, eps: config.rms_eps })
     }
 
+    /// The rows of `x`, normalised.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::rms_norm(x, &self.weight, self.eps)
+    }
+
     fn parts(&self) -> (Tensor, f32) {
         (self.weight.clone(), self.eps)
     }

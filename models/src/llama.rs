@@ -73,6 +73,26 @@ fn frequency_factors(weights: &Weights, pairs: usize) -> std::result::Result<Opt
     Ok(Some(factors))
 }
 
+impl Llama {
+    /// What the head reads of the tokens at `logits_at`, `[logits_at.len(), hidden]`.
+    pub(crate) fn rows(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {
+        let x = self.stream(batch, cache)?;
+        self.norm.forward(&kernels::select_rows(&x, &batch.logits_at)?)
+    }
+
+    /// The residual stream after the last block, `[t, hidden]`.
+    fn stream(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {
+        if cache.layers.len() != self.blocks.len() {
+            candle_core::bail!("cache has {} layers, the model {}", cache.layers.len(), self.blocks.len());
+        }
+        let mut x = kernels::embed(&batch.token_ids, &self.embedding, &Device::Cpu)?;
+        for (block, layer) in self.blocks.iter().zip(&cache.layers) {
+            x = block.forward(&x, layer, &self.shared, &batch.attention)?;
+        }
+        Ok(x)
+    }
+}
+
 impl Model for Llama {
     fn config(&self) -> &ModelConfig {
         &self.config
@@ -83,13 +103,7 @@ impl Model for Llama {
     }
 
     fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {
-        if cache.layers.len() != self.blocks.len() {
-            candle_core::bail!("cache has {} layers, the model {}", cache.layers.len(), self.blocks.len());
-        }
-        let mut x = kernels::embed(&batch.token_ids, &self.embedding, &Device::Cpu)?;
-        for (block, layer) in self.blocks.iter().zip(&cache.layers) {
-            x = block.forward(&x, layer, &self.shared, &batch.attention)?;
-        }
+        let x = self.stream(batch, cache)?;
         if batch.logits_at.is_empty() {
             return Tensor::zeros((0, self.config.vocab), DType::F32, &Device::Cpu);
         }

@@ -91,19 +91,37 @@ pub fn load_on(path: &Path, card: Card, place: &Place, progress: &dyn Fn(f32)) -
     Ok(Loaded { model: model?, tokenizer: Arc::new(tokenizer), template: Arc::new(template), card })
 }
 
+/// The network and the tokenizer of a file whose texts are to become vectors.
+pub(crate) fn open_llama(path: &Path, context_len: Option<usize>) -> Result<(Llama, Tokenizer), LoadError> {
+    let file = GgufFile::open(path)?;
+    let mut config = ModelConfig::from_header(file.header())?;
+    config.context_len = context_len.unwrap_or(config.context_len).min(config.context_len);
+    let tokenizer = load_tokenizer(file.header(), config.vocab)?;
+    let (progress, _done) = mpsc::channel();
+    let weights = Weights::new(&file, progress);
+    let network = Llama::load(&weights, config)?;
+    weights.finish()?;
+    Ok((network, tokenizer))
+}
+
 fn join<T>(handle: std::thread::ScopedJoinHandle<T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn load_text(header: &Header, vocab: usize) -> Result<(Tokenizer, ChatTemplate), LoadError> {
-    let tokenizer = Tokenizer::from_header(header)?;
-    if tokenizer.vocab_size() != vocab {
-        return Err(TokenizerError::VocabSize { tokens: tokenizer.vocab_size(), rows: vocab }.into());
-    }
+    let tokenizer = load_tokenizer(header, vocab)?;
     let source = header.string("tokenizer.chat_template")?.unwrap_or(NO_TEMPLATE);
     let template = ChatTemplate::new(source, tokenizer.bos_text(), tokenizer.eos_text())?;
     template.probe()?;
     Ok((tokenizer, template))
+}
+
+fn load_tokenizer(header: &Header, vocab: usize) -> Result<Tokenizer, LoadError> {
+    let tokenizer = Tokenizer::from_header(header)?;
+    match tokenizer.vocab_size() {
+        tokens if tokens == vocab => Ok(tokenizer),
+        tokens => Err(TokenizerError::VocabSize { tokens, rows: vocab }.into()),
+    }
 }
 
 fn load_network(

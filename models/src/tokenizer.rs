@@ -183,6 +183,12 @@ impl Tokenizer {
         &self.eos_ids
     }
 
+    /// The token that a template knows as `eos_token`.
+    pub fn end_id(&self) -> u32 {
+        let mut ids = self.eos_ids.iter().copied();
+        ids.find(|id| self.token_bytes(*id) == self.eos_text.as_bytes()).unwrap_or(self.eos_ids[0])
+    }
+
     /// The token that opens a text, where the model wants one before plain (untemplated) text.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos_id.filter(|_| self.adds_bos)

@@ -1,5 +1,7 @@
 //! Several models in one process: vectors, ranking, tokens, Azure's paths, and what they cost.
 
+mod last;
+
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};

@@ -100,7 +100,7 @@ fn embedding(dir: &Path) -> Result<EmbeddingCard, EncoderLoadError> {
         }
     };
     let normalize = modules.iter().any(|module| ends(module, "Normalize"));
-    Ok(EmbeddingCard { pooling, normalize, min_dimensions: None })
+    Ok(EmbeddingCard { pooling, normalize, ..EmbeddingCard::default() })
 }
 
 fn unsupported(field: &'static str, value: String) -> EncoderLoadError {

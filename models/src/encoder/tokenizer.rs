@@ -1,6 +1,11 @@
-//! The tokenizer of an encoder, from its `tokenizer.json`.
+//! The tokenizer of an encoder, from its `tokenizer.json` or that of a decoder.
 
-use tokenizers::{PostProcessor, Tokenizer};
+use std::sync::Arc;
+
+use tokenizers::PostProcessor;
+
+use crate::decoder::Decoder;
+use crate::tokenizer::Tokenizer;
 
 /// Why a tokenizer was refused.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +37,19 @@ pub struct EncoderInput {
 
 /// Text to tokens. Shared between threads.
 pub struct EncoderTokenizer {
-    inner: Tokenizer,
+    words: Words,
     vocab: usize,
     around_one: usize,
+}
+
+enum Words {
+    OfFile(Box<tokenizers::Tokenizer>),
+    /// With the tokens that go before and after a text.
+    OfDecoder {
+        tokenizer: Arc<Tokenizer>,
+        before: Option<u32>,
+        after: Option<u32>,
+    },
 }
 
 impl EncoderTokenizer {
@@ -45,7 +60,7 @@ impl EncoderTokenizer {
     /// See [`EncoderTokenizerError`].
     pub fn from_json(json: &[u8], rows: usize) -> Result<Self, EncoderTokenizerError> {
         let unreadable = |e: tokenizers::Error| EncoderTokenizerError::Read(e.to_string());
-        let mut inner = Tokenizer::from_bytes(json).map_err(unreadable)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(unreadable)?;
         inner.with_truncation(None).map_err(unreadable)?;
         inner.with_padding(None);
         // What a caller writes is never anything but text: "[SEP]" in a text is five characters, no separator.
@@ -55,7 +70,15 @@ impl EncoderTokenizer {
             return Err(EncoderTokenizerError::VocabSize { highest, rows });
         }
         let around_one = inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
-        Ok(Self { inner, vocab: rows, around_one })
+        Ok(Self { words: Words::OfFile(Box::new(inner)), vocab: rows, around_one })
+    }
+
+    /// That of a decoder, which may want its end-of-text token after a text.
+    pub(super) fn of_decoder(tokenizer: Tokenizer, append_eos: bool) -> Self {
+        let (before, after) = (tokenizer.bos_id(), append_eos.then(|| tokenizer.end_id()));
+        let around_one = before.iter().chain(&after).count();
+        let vocab = tokenizer.vocab_size();
+        Self { words: Words::OfDecoder { tokenizer: Arc::new(tokenizer), before, after }, vocab, around_one }
     }
 
     /// Encodes one text, with the tokens that the model wants around it.
@@ -63,7 +86,14 @@ impl EncoderTokenizer {
     /// # Errors
     /// The encoder fails.
     pub fn encode(&self, text: &str) -> Result<EncoderInput, EncoderTokenizerError> {
-        self.run(text)
+        match &self.words {
+            Words::OfFile(inner) => run(inner, text),
+            Words::OfDecoder { tokenizer, before, after } => {
+                let text = tokenizer.encode_text(text).map_err(failed)?;
+                let tokens = before.iter().chain(&text).chain(after).copied().collect();
+                Ok(EncoderInput { tokens, type_ids: Vec::new() })
+            }
+        }
     }
 
     /// Encodes two texts for a cross-encoder.
@@ -71,18 +101,10 @@ impl EncoderTokenizer {
     /// # Errors
     /// The encoder fails.
     pub fn encode_pair(&self, first: &str, second: &str) -> Result<EncoderInput, EncoderTokenizerError> {
-        self.run((first, second))
-    }
-
-    fn run<'s>(
-        &self,
-        input: impl Into<tokenizers::EncodeInput<'s>> + Send,
-    ) -> Result<EncoderInput, EncoderTokenizerError> {
-        let encoding =
-            self.inner.encode_fast(input, true).map_err(|e| EncoderTokenizerError::Encode(e.to_string()))?;
-        let type_ids = encoding.get_type_ids();
-        let type_ids = if type_ids.iter().all(|id| *id == 0) { Vec::new() } else { type_ids.to_vec() };
-        Ok(EncoderInput { tokens: encoding.get_ids().to_vec(), type_ids })
+        match &self.words {
+            Words::OfFile(inner) => run(inner, (first, second)),
+            Words::OfDecoder { .. } => Err(failed("this model reads one text at a time")),
+        }
     }
 
     /// Text of tokens, without those that are no text. What the encoder threw away (case, accents, runs of spaces) does
@@ -91,12 +113,25 @@ impl EncoderTokenizer {
     /// # Errors
     /// The decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, EncoderTokenizerError> {
-        self.inner.decode(tokens, true).map_err(|e| EncoderTokenizerError::Encode(e.to_string()))
+        match &self.words {
+            Words::OfFile(inner) => inner.decode(tokens, true).map_err(failed),
+            Words::OfDecoder { tokenizer, .. } => {
+                let mut decoder = Decoder::new(Arc::clone(tokenizer));
+                let text: String = tokens.iter().map(|token| decoder.push(*token)).collect();
+                Ok(text + &decoder.finish())
+            }
+        }
     }
 
     /// The token as the vocabulary writes it.
     pub fn token_text(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        match &self.words {
+            Words::OfFile(inner) => inner.id_to_token(id),
+            Words::OfDecoder { tokenizer, .. } => {
+                let is_known = (id as usize) < tokenizer.vocab_size();
+                is_known.then(|| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned())
+            }
+        }
     }
 
     /// Number of token ids.
@@ -108,4 +143,18 @@ impl EncoderTokenizer {
     pub fn around_one(&self) -> usize {
         self.around_one
     }
+}
+
+fn run<'s>(
+    inner: &tokenizers::Tokenizer,
+    input: impl Into<tokenizers::EncodeInput<'s>> + Send,
+) -> Result<EncoderInput, EncoderTokenizerError> {
+    let encoding = inner.encode_fast(input, true).map_err(failed)?;
+    let type_ids = encoding.get_type_ids();
+    let type_ids = if type_ids.iter().all(|id| *id == 0) { Vec::new() } else { type_ids.to_vec() };
+    Ok(EncoderInput { tokens: encoding.get_ids().to_vec(), type_ids })
+}
+
+fn failed(error: impl std::fmt::Display) -> EncoderTokenizerError {
+    EncoderTokenizerError::Encode(error.to_string())
 }

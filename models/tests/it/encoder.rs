@@ -166,7 +166,8 @@ fn a_cross_encoder_and_each_pooling_agree_with_plain_loops() {
             (models::Pooling::Mean, plain::mean(&rows)),
         ] {
             let mut card = Card::from_file(&path).unwrap();
-            card.embedding = Some(models::EmbeddingCard { pooling, normalize: false, min_dimensions: None });
+            card.embedding =
+                Some(models::EmbeddingCard { pooling, normalize: false, ..models::EmbeddingCard::default() });
             let model = load_encoder(&path, card).unwrap_or_else(|e| panic!("{e}"));
             for (a, b) in encode(&model, std::slice::from_ref(&input))[0].iter().zip(&expected) {
                 assert!((f64::from(*a) - b).abs() < 1e-4, "{pooling:?}: {a}, {b}");

@@ -6,6 +6,7 @@ mod cuda;
 mod encoder;
 mod fetching;
 mod gguf_corpus;
+mod last_token;
 mod random_llama;
 mod real_model;
 mod sample;
