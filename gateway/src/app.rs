@@ -93,6 +93,8 @@ pub fn admin(api: Shared, max_headers: usize, max_header_bytes: usize) -> Router
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(operator::document))
+        .route("/docs", get(openapi::page))
         .fallback(unknown_url)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(api)

@@ -8,6 +8,7 @@ mod audit_logs;
 mod budgets;
 mod caller;
 mod credits;
+pub mod document;
 mod keys;
 mod organizations;
 mod page;
@@ -19,6 +20,8 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::Shared;
+
+pub use document::document;
 
 /// All routes.
 pub fn routes() -> Router<Shared> {

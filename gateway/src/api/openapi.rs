@@ -134,6 +134,16 @@ impl Modify for Common {
     }
 }
 
+/// What the operator's routes have in common: their refusals and headers.
+pub(super) fn of_operator(api: &mut Description) {
+    refusals::add(api);
+    headers::add_plain(api);
+    let components = api.components.get_or_insert_default();
+    // Nothing there speaks as Anthropic does.
+    components.responses.retain(|name, _| !name.starts_with("Message"));
+    components.schemas.retain(|name, _| !name.starts_with("Message"));
+}
+
 /// Events are a text of many JSON values, which the schema of one value cannot describe.
 fn untyped_events(operation: &mut Operation) {
     for response in operation.responses.responses.values_mut() {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::corpus::with_context;
 use crate::sdk::{CLIENTS, EMBEDDER, run_on};
-use crate::support::{Config, data_folder, eventually, model_id, said, schemathesis_python, shared};
+use crate::support::{Config, Server, data_folder, eventually, model_id, said, schemathesis_python, shared};
 
 #[test]
 fn document_and_page_are_served_to_anybody() {
@@ -35,6 +35,25 @@ fn the_server_keeps_to_its_document() {
     let (server, output) = run_on(&config, Command::new(schemathesis_python()).arg(script));
     assert!(output.status.success(), "the document is not kept:\n{}\n{}", said(&output), server.printed());
     eventually("all slots are free", || server.running() == 0);
+    server.verify();
+}
+
+#[test]
+fn the_operators_side_keeps_to_its_document() {
+    let server = Server::start(&Config::new());
+    let document = server.admin_get("/openapi.json").ok();
+    assert!(document["paths"]["/v1/admin/organizations/{id}/credits"]["post"].is_object());
+    assert_eq!(server.admin_get("/docs").status(), 200);
+    let script = format!("{CLIENTS}/python/run_schemathesis.py");
+    let output = Command::new(schemathesis_python())
+        .arg(script)
+        .env("SPILLWAY_URL", format!("http://{}/v1", server.admin))
+        .env("SPILLWAY_KEY", server.admin_key())
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
+        .output()
+        .expect("the tester starts");
+    assert!(output.status.success(), "the document is not kept:\n{}\n{}", said(&output), server.printed());
     server.verify();
 }
 

@@ -6,6 +6,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::text;
 use crate::accounts::AdminKeyRow;
@@ -14,6 +15,14 @@ use crate::api::query::Query;
 use crate::serving::unix_ms;
 
 /// Makes an admin key; its value is told here and never again.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/admin_api_keys",
+    operation_id = "createAdminKey",
+    tag = "admin keys",
+    request_body = requests::Named,
+    responses((status = 200, description = "The key, with its value.", body = answers::NewAdminKey)),
+)]
 pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let name = text(&mut fields, "name")?;
@@ -26,6 +35,14 @@ pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Val
 }
 
 /// The working admin keys, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/admin_api_keys",
+    operation_id = "listAdminKeys",
+    tag = "admin keys",
+    params(requests::PageQuery),
+    responses((status = 200, description = "A page of keys.", body = answers::PageOf<answers::AdminKey>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -35,11 +52,27 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
 }
 
 /// One of them.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/admin_api_keys/{id}",
+    operation_id = "getAdminKey",
+    tag = "admin keys",
+    params(("id" = String, Path, description = "Id of the key.")),
+    responses((status = 200, description = "The key.", body = answers::AdminKey)),
+)]
 pub(super) async fn retrieve(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&admin.run(move |accounts| accounts.admin_key(&id)).await?)))
 }
 
 /// Makes one useless, at once; it may be the caller's own.
+#[utoipa::path(
+    delete,
+    path = "/v1/organization/admin_api_keys/{id}",
+    operation_id = "deleteAdminKey",
+    tag = "admin keys",
+    params(("id" = String, Path, description = "Id of the key.")),
+    responses((status = 200, description = "It is gone.", body = answers::Deleted)),
+)]
 pub(super) async fn delete(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let gone = admin.run(move |accounts| accounts.revoke_admin_key(&id, unix_ms())).await?;
     Ok(Json(json!({"id": gone.id, "object": "organization.admin_api_key.deleted", "deleted": true})))

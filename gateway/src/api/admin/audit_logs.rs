@@ -5,6 +5,7 @@ use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::{Page, list as page_of};
 use crate::accounts::{AuditFilter, AuditRow};
 use crate::api::error::ApiResult;
@@ -17,6 +18,14 @@ const MAX_TIME_S: i64 = 253_402_300_799;
 const PREFIX: &str = "audit_";
 
 /// The lines that pass the filter, the newest first, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/audit_logs",
+    operation_id = "listAuditLogs",
+    tag = "audit log",
+    params(requests::PageQuery, requests::AuditQuery),
+    responses((status = 200, description = "A page of lines.", body = answers::PageOf<answers::AuditLine>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, false)?;

@@ -8,6 +8,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{text, usd};
 use crate::accounts::Budget;
@@ -19,6 +20,14 @@ use crate::money::Picos;
 use crate::serving::unix_ms;
 
 /// Makes a budget, or changes its limit.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/budgets",
+    operation_id = "setBudget",
+    tag = "money",
+    request_body = requests::BudgetToSet,
+    responses((status = 200, description = "The budget.", body = answers::SpendLimit)),
+)]
 pub(super) async fn set(admin: Admin, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let (scope, id) = (text(&mut fields, "scope")?, text(&mut fields, "subject_id")?);
@@ -39,6 +48,18 @@ pub(super) async fn set(admin: Admin, request: Request) -> ApiResult<Json<Value>
 }
 
 /// All budgets made by command or API, by pages; those of the configuration are in its file.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/budgets",
+    operation_id = "listBudgets",
+    tag = "money",
+    params(
+        requests::PageQuery,
+        ("scope" = Option<String>, Query, description = "Only of this scope."),
+        ("subject_id" = Option<String>, Query, description = "Only of this subject."),
+    ),
+    responses((status = 200, description = "A page of budgets.", body = answers::PageOf<answers::SpendLimit>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -53,6 +74,18 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
 }
 
 /// Removes the budget that `scope`, `subject_id` and `period` of the query name.
+#[utoipa::path(
+    delete,
+    path = "/v1/admin/budgets",
+    operation_id = "deleteBudget",
+    tag = "money",
+    params(
+        ("scope" = String, Query, description = "Its scope."),
+        ("subject_id" = String, Query, description = "Whose it is."),
+        ("period" = String, Query, description = "Its period."),
+    ),
+    responses((status = 200, description = "It is gone.", body = answers::Deleted)),
+)]
 pub(super) async fn remove(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let mut part = |name: &str| {

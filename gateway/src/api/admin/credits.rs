@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::caller::{Admin, blocking};
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{expiry, text, usd};
 use crate::accounts::{CreditKind, CreditOrder, NewCredit};
@@ -18,6 +19,18 @@ use crate::money::Picos;
 use crate::serving::{post_credits, unix_ms};
 
 /// Gives or takes credit; when this answers, the ledger has its row. The same `Idempotency-Key` again is the same credit.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/organizations/{id}/credits",
+    operation_id = "createCredit",
+    tag = "money",
+    params(
+        ("id" = String, Path, description = "Id or name of the customer."),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same again is the same credit."),
+    ),
+    request_body = requests::CreditToGive,
+    responses((status = 200, description = "The credit.", body = answers::Credit)),
+)]
 pub(super) async fn create(
     admin: Admin,
     Path(id): Path<String>,
@@ -69,6 +82,14 @@ fn check(kind: CreditKind, amount: Picos, expires_ms: Option<u64>) -> ApiResult<
 }
 
 /// The orders of an organisation, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/organizations/{id}/credits",
+    operation_id = "listCredits",
+    tag = "money",
+    params(("id" = String, Path, description = "Id or name of the customer."), requests::PageQuery),
+    responses((status = 200, description = "A page of credits.", body = answers::PageOf<answers::Credit>)),
+)]
 pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -77,6 +98,14 @@ pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiR
 }
 
 /// What an organisation has, owes, and may still spend.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/organizations/{id}/balance",
+    operation_id = "getBalance",
+    tag = "money",
+    params(("id" = String, Path, description = "Id or name of the customer.")),
+    responses((status = 200, description = "The balance.", body = answers::OrganizationBalance)),
+)]
 pub(super) async fn balance(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let org = admin.run(move |accounts| accounts.org(&id)).await?;
     let (dir, org_id) = (admin.api.reports.dir.clone(), org.id.clone());

@@ -6,6 +6,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{expiry, limits, list as list_of, restriction, text, texts};
 use crate::accounts::{Accounts, AccountsError, IpNet, KeyLimits, KeyRow, NewKey, Permission};
@@ -31,6 +32,15 @@ fn rights(fields: &mut Fields) -> ApiResult<Option<Vec<Permission>>> {
 }
 
 /// Makes a key; its value is told here and never again.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{id}/api_keys",
+    operation_id = "createKey",
+    tag = "keys",
+    params(("id" = String, Path, description = "Id of the project.")),
+    request_body = requests::KeyToMake,
+    responses((status = 200, description = "The key, with its value.", body = answers::NewProjectKey)),
+)]
 pub(super) async fn create(admin: Admin, Path(id): Path<String>, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let name = text(&mut fields, "name")?;
@@ -63,6 +73,18 @@ pub(super) async fn create(admin: Admin, Path(id): Path<String>, request: Reques
 }
 
 /// A project's working keys, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{id}/api_keys",
+    operation_id = "listKeys",
+    tag = "keys",
+    params(
+        ("id" = String, Path, description = "Id of the project."),
+        requests::PageQuery,
+        ("owner_project_access" = Option<String>, Query, description = "`active` or `any`."),
+    ),
+    responses((status = 200, description = "A page of keys.", body = answers::PageOf<answers::ProjectKey>)),
+)]
 pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -90,11 +112,34 @@ fn find(accounts: &Accounts, (project, id): &(String, String)) -> Result<KeyRow,
 }
 
 /// One key.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{id}/api_keys/{key_id}",
+    operation_id = "getKey",
+    tag = "keys",
+    params(
+        ("id" = String, Path, description = "Id of the project."),
+        ("key_id" = String, Path, description = "Id of the key."),
+    ),
+    responses((status = 200, description = "The key.", body = answers::ProjectKey)),
+)]
 pub(super) async fn retrieve(admin: Admin, Path(ids): Path<(String, String)>) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&admin.run(move |accounts| find(accounts, &ids)).await?)))
 }
 
 /// Changes what the body names.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{id}/api_keys/{key_id}",
+    operation_id = "changeKey",
+    tag = "keys",
+    params(
+        ("id" = String, Path, description = "Id of the project."),
+        ("key_id" = String, Path, description = "Id of the key."),
+    ),
+    request_body = requests::KeyChange,
+    responses((status = 200, description = "The key.", body = answers::ProjectKey)),
+)]
 pub(super) async fn update(
     admin: Admin,
     Path(ids): Path<(String, String)>,
@@ -121,6 +166,17 @@ pub(super) async fn update(
 }
 
 /// Makes a key useless.
+#[utoipa::path(
+    delete,
+    path = "/v1/organization/projects/{id}/api_keys/{key_id}",
+    operation_id = "deleteKey",
+    tag = "keys",
+    params(
+        ("id" = String, Path, description = "Id of the project."),
+        ("key_id" = String, Path, description = "Id of the key."),
+    ),
+    responses((status = 200, description = "It is gone.", body = answers::Deleted)),
+)]
 pub(super) async fn delete(admin: Admin, Path(ids): Path<(String, String)>) -> ApiResult<Json<Value>> {
     let gone = admin.run(move |accounts| accounts.revoke_key(&find(accounts, &ids)?.id, unix_ms())).await?;
     Ok(Json(json!({"id": gone.id, "object": "organization.project.api_key.deleted", "deleted": true})))

@@ -6,6 +6,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{text, usd};
 use crate::accounts::OrgRow;
@@ -16,6 +17,14 @@ use crate::money::Picos;
 use crate::serving::unix_ms;
 
 /// Makes an organisation.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/organizations",
+    operation_id = "createOrganization",
+    tag = "organizations",
+    request_body = requests::OrganizationToMake,
+    responses((status = 200, description = "The customer.", body = answers::Organization)),
+)]
 pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let name = text(&mut fields, "name")?;
@@ -34,6 +43,14 @@ pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Val
 }
 
 /// All organisations, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/organizations",
+    operation_id = "listOrganizations",
+    tag = "organizations",
+    params(requests::PageQuery),
+    responses((status = 200, description = "A page of customers.", body = answers::PageOf<answers::Organization>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -42,11 +59,28 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
 }
 
 /// One organisation, by id or name.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/organizations/{id}",
+    operation_id = "getOrganization",
+    tag = "organizations",
+    params(("id" = String, Path, description = "Id or name of the customer.")),
+    responses((status = 200, description = "The customer.", body = answers::Organization)),
+)]
 pub(super) async fn retrieve(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&admin.run(move |accounts| accounts.org(&id)).await?)))
 }
 
 /// Switches an organisation off or on, or changes its credit line; null takes the bound away.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/organizations/{id}",
+    operation_id = "changeOrganization",
+    tag = "organizations",
+    params(("id" = String, Path, description = "Id or name of the customer.")),
+    request_body = requests::OrganizationChange,
+    responses((status = 200, description = "The customer.", body = answers::Organization)),
+)]
 pub(super) async fn update(admin: Admin, Path(id): Path<String>, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let disabled = match text(&mut fields, "status")?.as_deref() {

@@ -6,6 +6,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{decimal, text, tier};
 use crate::api::error::{ApiError, ApiResult, Code};
@@ -16,6 +17,14 @@ use crate::money::{Picos, PriceVersion};
 use crate::serving::unix_ms;
 
 /// Adds a version, in force from an instant that has not passed; left out: from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/prices",
+    operation_id = "createPrice",
+    tag = "money",
+    request_body = requests::PriceToAdd,
+    responses((status = 200, description = "The version.", body = answers::Price)),
+)]
 pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let model = text(&mut fields, "model")?;
@@ -61,6 +70,14 @@ fn price(fields: &mut Fields, key: &str) -> ApiResult<Picos> {
 }
 
 /// All versions, those of the configuration and the derived ones of tiers included, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/prices",
+    operation_id = "listPrices",
+    tag = "money",
+    params(requests::PageQuery, ("model" = Option<String>, Query, description = "Only of this model.")),
+    responses((status = 200, description = "A page of prices.", body = answers::PageOf<answers::Price>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;

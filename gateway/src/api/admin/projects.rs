@@ -6,6 +6,7 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::caller::Admin;
+use super::document::{answers, requests};
 use super::page::Page;
 use super::read::{limits, restriction, text, texts, tier};
 use crate::accounts::{
@@ -20,6 +21,14 @@ use crate::serving::unix_ms;
 const NOT_OFFERED: &[&str] = &["external_key_id", "geography", "residency"];
 
 /// Makes a project.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects",
+    operation_id = "createProject",
+    tag = "projects",
+    request_body = requests::ProjectToMake,
+    responses((status = 200, description = "The project.", body = answers::Project)),
+)]
 pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let name = text(&mut fields, "name")?;
@@ -57,6 +66,18 @@ fn org_of(accounts: &Accounts, wanted: Option<&str>) -> Result<OrgRow, AccountsE
 }
 
 /// All projects, by pages.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects",
+    operation_id = "listProjects",
+    tag = "projects",
+    params(
+        requests::PageQuery,
+        ("include_archived" = Option<bool>, Query, description = "Archived ones, too."),
+        ("organization_id" = Option<String>, Query, description = "Only those of one customer."),
+    ),
+    responses((status = 200, description = "A page of projects.", body = answers::PageOf<answers::Project>)),
+)]
 pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
@@ -76,11 +97,28 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
 }
 
 /// One project.
+#[utoipa::path(
+    get,
+    path = "/v1/organization/projects/{id}",
+    operation_id = "getProject",
+    tag = "projects",
+    params(("id" = String, Path, description = "Id of the project.")),
+    responses((status = 200, description = "The project.", body = answers::Project)),
+)]
 pub(super) async fn retrieve(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     Ok(Json(shape(&admin.run(move |accounts| accounts.project(&id)).await?)))
 }
 
 /// Changes what the body names; null gives up a setting.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{id}",
+    operation_id = "changeProject",
+    tag = "projects",
+    params(("id" = String, Path, description = "Id of the project.")),
+    request_body = requests::ProjectChange,
+    responses((status = 200, description = "The project.", body = answers::Project)),
+)]
 pub(super) async fn update(admin: Admin, Path(id): Path<String>, request: Request) -> ApiResult<Json<Value>> {
     let mut fields = admin.fields(request).await?;
     let old = admin.run(move |accounts| accounts.project(&id)).await?;
@@ -93,6 +131,14 @@ pub(super) async fn update(admin: Admin, Path(id): Path<String>, request: Reques
 }
 
 /// Ends a project: its keys are refused from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/organization/projects/{id}/archive",
+    operation_id = "archiveProject",
+    tag = "projects",
+    params(("id" = String, Path, description = "Id of the project.")),
+    responses((status = 200, description = "The project.", body = answers::Project)),
+)]
 pub(super) async fn archive(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
     let archived = admin.run(move |accounts| {
         let now = unix_ms();

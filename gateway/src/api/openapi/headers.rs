@@ -3,7 +3,7 @@
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
-use utoipa::openapi::{OpenApi, Ref, RefOr, Required};
+use utoipa::openapi::{Components, OpenApi, Ref, RefOr, Required};
 
 use super::operations;
 use crate::api::auth::MAX_IDEMPOTENCY_KEY;
@@ -43,18 +43,9 @@ const OF_REFUSALS: &[(&str, Type, &str)] = &[
 /// Adds what requests and answers carry in their headers.
 pub(super) fn add(api: &mut OpenApi) {
     let components = api.components.get_or_insert_default();
-    for (name, kind, about) in [OF_ANSWERS, OF_LIMITS, OF_REPEATS, OF_REFUSALS].concat() {
-        let schema: Object = ObjectBuilder::new().schema_type(SchemaType::new(kind)).build();
-        let header: Header = HeaderBuilder::new().schema(Some(schema)).description(Some(about)).build();
-        components.headers.insert(name.to_owned(), RefOr::T(header));
-    }
+    describe(components, &[OF_ANSWERS, OF_LIMITS, OF_REPEATS, OF_REFUSALS].concat());
+    refused(components, &[OF_ANSWERS, OF_LIMITS, OF_REFUSALS].concat());
     components.parameters.insert(IDEMPOTENCY_KEY.to_owned(), RefOr::T(idempotency_key()));
-    for response in components.responses.values_mut() {
-        if let RefOr::T(response) = response {
-            let lists = [OF_ANSWERS, OF_LIMITS, OF_REFUSALS].concat();
-            response.headers.extend(lists.iter().map(|(name, ..)| reference(name)));
-        }
-    }
     for (path, item) in &mut api.paths.paths {
         if let Some(operation) = item.post.as_mut().filter(|_| path != UPLOADS) {
             let reference = Ref::new(format!("#/components/parameters/{IDEMPOTENCY_KEY}"));
@@ -66,6 +57,33 @@ pub(super) fn add(api: &mut OpenApi) {
             if operation.security.is_none() {
                 successes(operation, OF_LIMITS);
             }
+        }
+    }
+}
+
+/// The same for routes without limits and replays.
+pub(super) fn add_plain(api: &mut OpenApi) {
+    let components = api.components.get_or_insert_default();
+    let headers = [OF_ANSWERS, OF_REFUSALS].concat();
+    describe(components, &headers);
+    refused(components, &headers);
+    let all = api.paths.paths.values_mut().flat_map(operations);
+    all.for_each(|operation| successes(operation, OF_ANSWERS));
+}
+
+fn describe(components: &mut Components, headers: &[(&str, Type, &str)]) {
+    for (name, kind, about) in headers {
+        let schema: Object = ObjectBuilder::new().schema_type(SchemaType::new(kind.clone())).build();
+        let header: Header = HeaderBuilder::new().schema(Some(schema)).description(Some(*about)).build();
+        components.headers.insert((*name).to_owned(), RefOr::T(header));
+    }
+}
+
+/// Adds headers to the refusals.
+fn refused(components: &mut Components, headers: &[(&str, Type, &str)]) {
+    for response in components.responses.values_mut() {
+        if let RefOr::T(response) = response {
+            response.headers.extend(headers.iter().map(|(name, ..)| reference(name)));
         }
     }
 }
