@@ -152,7 +152,7 @@ impl Model for Running {
     }
 
     fn forward(&self, batch: &Batch, cache: &KvCache) -> Result<Tensor> {
-        std::thread::sleep(self.fake.delay);
+        let begin = std::time::Instant::now();
         let present = |token: Option<u32>| token.is_some_and(|token| batch.token_ids.contains(&token));
         assert!(!present(self.fake.panic_on), "the fake model was told to panic");
         if present(self.fake.fail_on) {
@@ -174,6 +174,7 @@ impl Model for Running {
             let context: Vec<u32> = (0..=meta.positions[*row as usize] as usize).map(read).collect();
             self.fake.logits(&context, out);
         }
+        std::thread::sleep(self.fake.delay.saturating_sub(begin.elapsed()));
         Tensor::from_vec(logits, (batch.logits_at.len(), VOCAB), &Device::Cpu)
     }
 }

@@ -34,7 +34,8 @@ impl Bucket {
 
     /// Refills up to `now_ms` and adopts a changed limit (what was used stays used).
     pub(super) fn advance(&mut self, limit: u32, now_ms: u64) {
-        if let Some(elapsed) = now_ms.checked_sub(self.at_ms) {
+        // Nothing refills within a millisecond, in which a busy gateway asks many times.
+        if let Some(elapsed) = now_ms.checked_sub(self.at_ms).filter(|elapsed| *elapsed > 0) {
             let refill = i64::try_from(elapsed).unwrap_or(i64::MAX).saturating_mul(i64::from(self.limit));
             let full = scaled(self.limit);
             self.levels(|level| level.saturating_add(refill).min(full));
