@@ -6,6 +6,7 @@
 pub mod capacity;
 pub mod chat;
 mod headers;
+pub mod items;
 pub mod jobs;
 pub mod messages;
 pub mod parts;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::chat::{ModelId, generating};
+use super::items::InputItem;
 use super::parts::{FormatType, FunctionType, ToolChoice};
 
 generating! {
@@ -87,8 +88,7 @@ pub enum Input {
     /// What the user says.
     Text(String),
     /// Messages, calls, their answers, reasoning, references.
-    #[schema(value_type = Vec<Object>)]
-    Items(Vec<Value>),
+    Items(Vec<InputItem>),
 }
 
 /// Form of the answer.
