@@ -15,6 +15,7 @@ pub mod functions;
 pub mod generation;
 pub mod idempotency;
 pub mod json;
+pub mod leases;
 pub mod openai;
 pub mod openapi;
 pub mod organization;

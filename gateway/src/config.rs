@@ -19,6 +19,7 @@ mod grammar;
 mod guard;
 mod idempotency;
 mod journal;
+mod leases;
 mod load;
 mod market;
 mod money;
@@ -37,6 +38,7 @@ pub use grammar::GrammarSection;
 pub use guard::{GuardHook, GuardRule, GuardSection, HookFailure, InputAction, OutputAction};
 pub use idempotency::IdempotencySection;
 pub use journal::Journal;
+pub use leases::LeasesSection;
 pub use market::{BatchWindow, BatchesSection, CapacitySection, FilesSection, SloSection};
 pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use reports::Reports;
@@ -86,6 +88,8 @@ pub struct Config {
     pub batches: BatchesSection,
     /// What is promised of what the machine can serve.
     pub capacity: CapacitySection,
+    /// Capacity that is sold ahead.
+    pub leases: LeasesSection,
     /// Targets of the tiers.
     pub slo: SloSection,
     /// Alerts of budgets.
@@ -190,6 +194,7 @@ impl Config {
         self.files.check_bounds()?;
         self.batches.check_bounds()?;
         self.capacity.check_bounds()?;
+        self.leases.validate(&self.fleet)?;
         self.slo.check_bounds()?;
         self.alerts.validate()?;
         self.guard.validate()?;
@@ -279,6 +284,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         AlertsSection::BOUNDS,
         FilesSection::BOUNDS,
         CapacitySection::BOUNDS,
+        LeasesSection::BOUNDS,
         SloSection::BOUNDS,
         BatchesSection::BOUNDS,
         Reports::BOUNDS,

@@ -20,6 +20,7 @@ mod credit;
 mod details;
 mod evidence;
 pub mod export;
+mod leased;
 pub mod mirror;
 mod period;
 mod postgres;
@@ -41,11 +42,12 @@ mod writer;
 pub use balance::{Balance, GrantLeft, Spender, balance, spent_in, was_billed};
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use evidence::{Evidence, Evidences};
+pub use leased::{HourUse, hour_use};
 pub use period::{Period, PeriodError};
 pub use recovery::{Finished, Recovery};
 pub use types::{
     BudgetPeriod, BudgetScope, BudgetShortage, Credit, CreditKind, CreditShortage, EndReason, HoldError,
-    HoldRequest, LedgerError, Settled, Settlement, Timings, Tokens,
+    HoldRequest, LeaseCredit, LedgerError, Settled, Settlement, Timings, Tokens,
 };
 
 use writer::{Command, Shared};
@@ -160,6 +162,19 @@ impl Ledger {
     pub async fn settle(&self, settlement: Settlement) -> Result<Settled, LedgerError> {
         let (ack, answer) = oneshot::channel();
         self.shared.send(Command::Settle(Box::new(settlement), ack)).await?;
+        answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
+    }
+
+    /// Bills what is held for one hour of a lease and holds the `next`, without looking at budgets and balance: both are
+    /// parts of what was admitted. `Ok` means durable; the same again changes nothing.
+    pub async fn roll(
+        &self,
+        settlement: Settlement,
+        next: Option<HoldRequest>,
+    ) -> Result<Settled, LedgerError> {
+        let (ack, answer) = oneshot::channel();
+        let next = next.map(Box::new);
+        self.shared.send(Command::Roll(Box::new(settlement), next, ack)).await?;
         answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
     }
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod files;
 pub mod guard;
 pub mod idempotency;
+pub mod leases;
 pub mod ledger;
 pub mod limits;
 pub mod metrics;

@@ -13,13 +13,16 @@ use crate::config;
 
 mod bucket;
 mod fleet;
+mod reservation;
 mod scope;
 #[cfg(test)]
 mod tests;
 
 pub use fleet::FleetError;
+pub use reservation::Reservation;
 
-use fleet::{Fleet, Share};
+use fleet::Fleet;
+use reservation::Taken;
 use scope::{Caps, ScopeState};
 
 /// Reservations between two clean-ups of idle scopes.
@@ -34,6 +37,8 @@ pub enum Scope {
     Project,
     /// The organisation's.
     Organisation,
+    /// The guaranteed rate of a lease.
+    Lease,
 }
 
 /// What is limited.
@@ -64,6 +69,7 @@ impl fmt::Display for Scope {
             Scope::Key => "key",
             Scope::Project => "project",
             Scope::Organisation => "organisation",
+            Scope::Lease => "lease",
         })
     }
 }
@@ -76,6 +82,17 @@ impl fmt::Display for LimitKind {
             LimitKind::Concurrency => "requests in flight",
         })
     }
+}
+
+/// What a request takes of the guaranteed rate of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leased<'a> {
+    /// The lease.
+    pub id: &'a str,
+    /// Its rate at this moment.
+    pub tokens_per_minute: u32,
+    /// What the request weighs.
+    pub tokens: u32,
 }
 
 /// A refusal; of several that apply, the one that lasts longest.
@@ -170,6 +187,18 @@ impl Limiter {
         Ok(Self { fleet, ..self })
     }
 
+    /// As [`Limiter::reserve`], and also from the guaranteed rate of a lease, which gives as much as a minute at once.
+    /// Leases are no fleet's.
+    pub fn reserve_leased(
+        &self,
+        identity: &Identity,
+        tokens: u32,
+        leased: Leased<'_>,
+        now_ms: u64,
+    ) -> Result<Reservation, LimitError> {
+        self.take(identity, tokens, Some(leased), now_ms)
+    }
+
     /// As [`Limiter::reserve`], in all gateways together.
     pub async fn admit(
         &self,
@@ -204,17 +233,37 @@ impl Limiter {
     /// Takes one request, `tokens` tokens and one place, from key, project and organisation, or nothing, in this gateway.
     /// `now_ms` is any clock in milliseconds; where it runs backwards nothing refills.
     pub fn reserve(&self, identity: &Identity, tokens: u32, now_ms: u64) -> Result<Reservation, LimitError> {
+        self.take(identity, tokens, None, now_ms)
+    }
+
+    fn take(
+        &self,
+        identity: &Identity,
+        tokens: u32,
+        leased: Option<Leased<'_>>,
+        now_ms: u64,
+    ) -> Result<Reservation, LimitError> {
         let mut scopes = self.inner.lock();
         scopes.sweep(now_ms);
-        let wanted = self.inner.wanted(identity);
-        let refusals = wanted
-            .iter()
-            .flat_map(|&(scope, id, caps)| scopes.touch(id, caps, now_ms).refusals(scope, tokens));
+        let own = self.inner.wanted(identity).map(|(scope, id, caps)| (scope, id, caps, tokens));
+        let leased = leased.map(|leased| {
+            let caps = Caps { requests: u32::MAX, tokens: leased.tokens_per_minute, concurrency: u32::MAX };
+            (Scope::Lease, leased.id, caps, leased.tokens)
+        });
+        let wanted = || own.into_iter().chain(leased);
+        let refusals = wanted()
+            .flat_map(|(scope, id, caps, tokens)| scopes.touch(id, caps, now_ms).refusals(scope, tokens));
         // `None` (never) outlasts every wait.
         if let Some(worst) = refusals.max_by_key(|error| error.retry_after_ms.unwrap_or(u64::MAX)) {
             return Err(worst);
         }
-        let taken = wanted.map(|(_, id, caps)| (id.to_owned(), scopes.touch(id, caps, now_ms).take(tokens)));
+        let taken = wanted().map(|(scope, id, caps, tokens)| Taken {
+            scope,
+            id: id.to_owned(),
+            ticket: scopes.touch(id, caps, now_ms).take(tokens),
+            tokens,
+        });
+        let taken = taken.collect();
         Ok(Reservation { inner: self.inner.clone(), taken, tokens, settled: false, share: None })
     }
 
@@ -280,60 +329,6 @@ impl Scopes {
             self.since_sweep = 0;
             self.by_id.retain(|_, state| !state.is_idle(now_ms));
         }
-    }
-}
-
-/// What one request has taken. Dropping it unsettled gives back its place and all its tokens (the request itself
-/// stays counted).
-#[must_use = "dropping it gives the reservation back"]
-pub struct Reservation {
-    inner: Arc<Inner>,
-    /// Scope and its ticket.
-    taken: [(String, u64); 3],
-    tokens: u32,
-    settled: bool,
-    share: Option<Share>,
-}
-
-impl fmt::Debug for Reservation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation")
-            .field("taken", &self.taken)
-            .field("tokens", &self.tokens)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Reservation {
-    /// Tokens reserved.
-    pub fn tokens(&self) -> u32 {
-        self.tokens
-    }
-
-    /// Ends the request: unused tokens return at once, those beyond the reservation are taken now.
-    pub fn settle(mut self, actual_tokens: u32, now_ms: u64) {
-        self.release(actual_tokens, Some(now_ms));
-    }
-
-    fn release(&mut self, actual: u32, now_ms: Option<u64>) {
-        if std::mem::replace(&mut self.settled, true) {
-            return;
-        }
-        if let Some(share) = self.share.take() {
-            share.settle(actual);
-        }
-        let mut scopes = self.inner.lock();
-        for (id, ticket) in &self.taken {
-            if let Some(state) = scopes.by_id.get_mut(id) {
-                state.release(*ticket, self.tokens, actual, now_ms);
-            }
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.release(0, None);
     }
 }
 

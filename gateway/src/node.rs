@@ -16,6 +16,7 @@ use crate::config::{Config, make_private_dir};
 use crate::files::Files;
 use crate::guard::Guard;
 use crate::idempotency::Idempotency;
+use crate::leases::{Leases, sellable_units};
 use crate::ledger::{Ledger, LedgerError, copy, mirror::Mirror, was_billed};
 use crate::receipts::Signer;
 use crate::registry::Registry;
@@ -62,6 +63,7 @@ impl Node {
         let rates = Rates::new(config, &accounts.list_prices()?)?;
         let mut serving = Serving::new(ledger.clone(), rates, config, Lifecycle::default());
         serving.limiter = serving.limiter.join(&config.fleet)?;
+        serving.leases = open_leases(config, &models, kept.capacity.as_ref())?;
         let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
         let api = Api::new(accounts, Arc::new(serving), kept, models.clone(), guard, signer, config);
         Ok(Self { api: Arc::new(api), ledger, mirror, models, public, admin })
@@ -108,6 +110,24 @@ fn open_kept(config: &Config, batches: Batches) -> Result<Kept, Failure> {
         batches,
         capacity: Capacity::load(dir).map_err(|e| format!("capacity.json: {e}"))?,
     })
+}
+
+/// What is leased. Leases that were made go on where no new ones are offered; a fleet has none.
+fn open_leases(
+    config: &Config,
+    models: &Registry,
+    capacity: Option<&Capacity>,
+) -> Result<Option<Leases>, Failure> {
+    if config.fleet.redis_url.is_some() || config.fleet.postgres_url.is_some() {
+        return Ok(None);
+    }
+    let target_ms = f64::from(config.capacity.inter_token_ms);
+    let sellable = models.iter().filter_map(|served| {
+        let card = served.card();
+        let measured = capacity?.of(&card.id, &card.sha256)?;
+        Some((card.id.clone(), sellable_units(measured, target_ms, &config.leases)))
+    });
+    Ok(Some(Leases::open(&config.data.dir, &config.leases, sellable.collect())?))
 }
 
 /// The ledger, and with a shared one what keeps this gateway's copy for reports. Lines of batches that are kept but not
@@ -159,6 +179,9 @@ async fn serve(
     let private = tokio::spawn(server::serve(admin, private, options, Lifecycle::default()));
     let hook = Hook::new(&config.alerts)?;
     let alerts = hook.map(|hook| tokio::spawn(watch(hook, api.accounts.clone(), config.data.dir.clone())));
+    if let Some(leases) = &api.serving.leases {
+        leases.recover(&api.serving.ledger, unix_ms()).await?;
+    }
     let upkeep = tokio::spawn(upkeep(Arc::clone(&api.serving), api.accounts.clone()));
     api.runner.resume(&api)?;
     let sweeper = tokio::spawn(sweep(Arc::clone(&api)));

@@ -37,6 +37,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use allowance::Allowances;
 
 use crate::config::{Config, Journal};
+use crate::leases::Leases;
 use crate::ledger::Ledger;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
@@ -80,6 +81,8 @@ pub struct Serving {
     pub rates: Rates,
     /// Who may use which tier, and their weights.
     pub tiers: TierPolicy,
+    /// Capacity that is sold ahead, where it is.
+    pub leases: Option<Leases>,
     /// Time limits and allowances.
     pub options: Options,
     /// Counters.
@@ -103,6 +106,7 @@ impl Serving {
             limiter: Limiter::new(&config.limits),
             rates,
             tiers: TierPolicy::new(&config.tiers),
+            leases: None,
             options: Options::of(config),
             metrics: Arc::default(),
             slo: Slo::new(&config.slo),

@@ -56,5 +56,6 @@ fn request(id: &str) -> HoldRequest {
         credit_line: None,
         details: Details::default(),
         at_ms: unix_ms(),
+        lease: None,
     }
 }

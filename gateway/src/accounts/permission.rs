@@ -14,12 +14,19 @@ pub enum Permission {
     DataRead,
     /// Make and delete files and batches, delete stored answers.
     DataWrite,
+    /// Lease capacity, which is money for hours to come, and give leases up.
+    CapacityWrite,
 }
 
 impl Permission {
     /// All of them.
-    pub const ALL: [Permission; 4] =
-        [Permission::ModelRequest, Permission::ModelRead, Permission::DataRead, Permission::DataWrite];
+    pub const ALL: [Permission; 5] = [
+        Permission::ModelRequest,
+        Permission::ModelRead,
+        Permission::DataRead,
+        Permission::DataWrite,
+        Permission::CapacityWrite,
+    ];
 
     /// The spelling in database and API.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +35,7 @@ impl Permission {
             Permission::ModelRead => "model.read",
             Permission::DataRead => "data.read",
             Permission::DataWrite => "data.write",
+            Permission::CapacityWrite => "capacity.write",
         }
     }
 
@@ -38,6 +46,7 @@ impl Permission {
         match (room, reads) {
             ("models", true) => Permission::ModelRead,
             (_, true) => Permission::DataRead,
+            ("capacity", false) => Permission::CapacityWrite,
             ("files" | "uploads" | "batches", false) => Permission::DataWrite,
             _ if method == "DELETE" => Permission::DataWrite,
             _ => Permission::ModelRequest,
@@ -77,6 +86,9 @@ mod tests {
             ("POST", "/v1/files", Permission::DataWrite),
             ("GET", "/v1/files/file_1/content", Permission::DataRead),
             ("POST", "/v1/batches", Permission::DataWrite),
+            ("GET", "/v1/capacity/leases", Permission::DataRead),
+            ("POST", "/v1/capacity/leases", Permission::CapacityWrite),
+            ("DELETE", "/v1/capacity/leases/lease_1", Permission::CapacityWrite),
         ] {
             assert_eq!(Permission::needed(method, path), needed, "{method} {path}");
         }

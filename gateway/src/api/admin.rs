@@ -10,6 +10,7 @@ mod caller;
 mod credits;
 pub mod document;
 mod keys;
+mod leases;
 mod organizations;
 mod page;
 mod prices;
@@ -40,10 +41,12 @@ pub fn routes() -> Router<Shared> {
         .route(ROUTES[11], get(credits::list).post(credits::create))
         .route(ROUTES[12], get(budgets::list).post(budgets::set).delete(budgets::remove))
         .route(ROUTES[13], get(prices::list).post(prices::create))
+        .route(ROUTES[14], get(leases::list))
+        .route(ROUTES[15], post(leases::reclaim))
 }
 
 /// Their paths.
-pub const ROUTES: [&str; 14] = [
+pub const ROUTES: [&str; 16] = [
     "/v1/organization/admin_api_keys",
     "/v1/organization/admin_api_keys/{id}",
     "/v1/organization/audit_logs",
@@ -58,4 +61,6 @@ pub const ROUTES: [&str; 14] = [
     "/v1/admin/organizations/{id}/credits",
     "/v1/admin/budgets",
     "/v1/admin/prices",
+    "/v1/admin/leases",
+    "/v1/admin/leases/{id}/reclaim",
 ];

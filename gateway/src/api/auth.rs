@@ -56,7 +56,13 @@ impl Caller {
     /// The tier that serves the request; `wanted` is absent where that is left to the project's default.
     pub fn tier(&self, api: &Shared, wanted: Option<Tier>) -> ApiResult<Tier> {
         match (self.batch, wanted) {
-            (None, wanted) => Ok(api.serving.tiers.choose(&self.identity, wanted)?),
+            (None, wanted) => match api.serving.tiers.choose(&self.identity, wanted) {
+                // Whether the lease is of this model is seen at admission.
+                Err(error) if error.wanted == Tier::Reserved && self.leases_something(api) => {
+                    Ok(Tier::Reserved)
+                }
+                chosen => Ok(chosen?),
+            },
             (Some(_), None | Some(Tier::Batch)) => Ok(Tier::Batch),
             (Some(_), Some(_)) => {
                 let message =
@@ -64,6 +70,12 @@ impl Caller {
                 Err(ApiError::param(Code::UnsupportedValue, "service_tier", message))
             }
         }
+    }
+
+    /// Whether the project has a lease at this moment.
+    pub fn leases_something(&self, api: &Shared) -> bool {
+        let leases = api.serving.leases.as_ref();
+        leases.is_some_and(|leases| !leases.serving(&self.identity.project_id, None, unix_ms()).is_empty())
     }
 
     /// Admits `job` and notes the limits, also when it is refused.

@@ -23,9 +23,7 @@ pub async fn retrieve(State(api): State<Shared>, caller: Caller) -> Json<Value> 
     let tiers: Vec<Tier> = Tier::ALL
         .into_iter()
         // Batches are open to everybody.
-        .filter(|tier| {
-            *tier == Tier::Batch || api.serving.tiers.choose(&caller.identity, Some(*tier)).is_ok()
-        })
+        .filter(|tier| *tier == Tier::Batch || caller.tier(&api, Some(*tier)).is_ok())
         .collect();
     let usable = api.models.iter().filter(|served| caller.identity.may_use(&served.card().id));
     let models: Vec<Value> = usable

@@ -126,6 +126,10 @@ table! {
     FileNotFound => 404 "invalid_request_error" "file_not_found" No;
     /// No batch of this id for this caller.
     BatchNotFound => 404 "invalid_request_error" "batch_not_found" No;
+    /// No lease of this id for this caller.
+    LeaseNotFound => 404 "invalid_request_error" "lease_not_found" No;
+    /// Nothing is leased here.
+    LeasesNotOffered => 404 "invalid_request_error" "leases_not_offered" No;
     /// No receipt of this caller under this id.
     ReceiptNotFound => 404 "invalid_request_error" "receipt_not_found" No;
     /// Nothing of this id.
@@ -142,6 +146,10 @@ table! {
     AlreadyExists => 409 "invalid_request_error" "already_exists" Never;
     /// The batch has ended, or is about to.
     BatchEnded => 409 "invalid_request_error" "batch_not_cancellable" Never;
+    /// The lease is over, or cannot end earlier.
+    LeaseNotEndable => 409 "invalid_request_error" "lease_not_endable" Never;
+    /// The units are leased to others.
+    CapacityNotFree => 409 "invalid_request_error" "capacity_not_free" Never;
     /// The body is larger than the limit.
     RequestTooLarge => 413 "invalid_request_error" "request_too_large" No;
     /// No room for more files.
@@ -162,6 +170,10 @@ table! {
     RateTokens => 429 "tokens" "rate_limit_exceeded" Later;
     /// Too many batches are not finished.
     BatchesFull => 429 "requests" "batch_limit_exceeded" Never;
+    /// Too many leases are not over.
+    LeasesFull => 429 "requests" "lease_limit_exceeded" Never;
+    /// The guaranteed rate of a lease.
+    LeaseRate => 429 "tokens" "lease_rate_exceeded" Later;
     /// Nothing is left for those who can wait.
     NoSurplus => 429 "resource_unavailable" "flex_capacity_unavailable" Later;
     /// A budget is used up.

@@ -125,11 +125,12 @@ impl Generation {
         self,
         api: &Shared,
         caller: &Caller,
-        surface: impl Surface,
+        mut surface: impl Surface,
         wire: Option<Arc<WireState>>,
     ) -> ApiResult<Response<Body>> {
         let is_stream = self.stream;
-        let run = self.begin(api, caller, wire).await?;
+        let mut run = self.begin(api, caller, wire).await?;
+        surface.served(run.flight().tier());
         if is_stream { Ok(stream::respond(run, surface)) } else { unary::respond(run, surface).await }
     }
 
@@ -206,6 +207,7 @@ impl Generation {
             stream: self.stream,
             tier,
             batch: caller.batch,
+            lease: None,
             arrived: caller.scope.arrived,
         };
         let flight = caller.admit(api, engine, job).await.map_err(|error| match error {

@@ -8,6 +8,7 @@ pub mod chat;
 mod headers;
 pub mod items;
 pub mod jobs;
+pub mod leases;
 pub mod messages;
 pub mod parts;
 pub mod refusals;
@@ -63,6 +64,11 @@ use super::{anthropic, azure, batches, files, openai, organization, receipts, re
         azure::completions,
         azure::embeddings,
         super::capacity::retrieve,
+        super::leases::offers,
+        super::leases::create,
+        super::leases::list,
+        super::leases::retrieve,
+        super::leases::end,
         files::upload::create,
         files::list,
         files::retrieve,

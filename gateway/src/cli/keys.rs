@@ -48,7 +48,7 @@ pub(super) struct CreateArgs {
     /// What the key may spend: in all, or per hour, day, week or month (UTC); may be given several times
     #[arg(long, alias = "budget-usd", value_name = "USD[/PERIOD]")]
     budget: Vec<Allowance>,
-    /// What the key may be used for: model.request, model.read, data.read, data.write; left out: everything
+    /// What the key may be used for: model.request, model.read, data.read, data.write, capacity.write; left out: everything
     #[arg(long, value_name = "NAME")]
     permission: Vec<Permission>,
     /// Models that exist for the key; left out: all of the project's

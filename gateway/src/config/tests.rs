@@ -40,7 +40,7 @@ fn the_examples_of_the_pages_are_taken() {
 
 #[test]
 fn the_examples_of_sections_are_taken() {
-    for source in [include_str!("alerts.rs"), include_str!("fleet.rs")] {
+    for source in [include_str!("alerts.rs"), include_str!("fleet.rs"), include_str!("leases.rs")] {
         let text: String =
             source.lines().map_while(|line| line.strip_prefix("//!")).collect::<Vec<_>>().join("\n");
         let example = text.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;

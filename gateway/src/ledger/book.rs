@@ -24,6 +24,7 @@ struct OpenHold {
     /// When it was taken; its cost counts in the periods around this instant.
     at_ms: u64,
     held: Picos,
+    lease: Option<String>,
     budgets: Vec<Budget>,
     credit_line: Option<Picos>,
     checkpoint: Option<Tokens>,
@@ -64,6 +65,7 @@ impl Book {
                 details: row.details,
                 at_ms: row.at_ms,
                 held: row.held,
+                lease: row.lease,
                 budgets: Vec::new(),
                 credit_line: None,
                 checkpoint: row.checkpoint,
@@ -83,9 +85,10 @@ impl Book {
         self.head
     }
 
-    /// Requests with an open hold that no other gateway serves, and their checkpoints, in a fixed order.
+    /// Requests with an open hold that no other gateway serves, and their checkpoints, in a fixed order. What is held for
+    /// leases goes on over a restart.
     pub(super) fn open_requests(&self) -> Vec<(String, Option<Tokens>)> {
-        let own = self.open.iter().filter(|(_, hold)| !hold.elsewhere);
+        let own = self.open.iter().filter(|(_, hold)| !hold.elsewhere && !hold.facts.is_holding());
         let mut open: Vec<_> = own.map(|(id, hold)| (id.clone(), hold.checkpoint)).collect();
         open.sort_by(|a, b| a.0.cmp(&b.0));
         open
@@ -118,13 +121,15 @@ impl Book {
         self.check_credit(store, &facts, request.credit_line, request.amount, at_ms)?;
         let row = self.blank(Kind::Hold, &request.request_id, at_ms, &facts);
         let details = Some(Arc::new(request.details));
-        self.append(store, Transfer { held: request.amount, details: details.clone(), ..row })?;
+        let note = request.lease.clone();
+        self.append(store, Transfer { held: request.amount, details: details.clone(), note, ..row })?;
         self.balances.hold(store, &facts, at_ms, request.amount, 1)?;
         let hold = OpenHold {
             facts,
             details,
             at_ms,
             held: request.amount,
+            lease: request.lease,
             budgets: request.budgets,
             credit_line: request.credit_line,
             checkpoint: None,
@@ -199,6 +204,7 @@ impl Book {
             end: Some(settlement.end),
             first_token_ms: settlement.timings.first_token_ms.filter(|&ms| ms > 0),
             details: hold.details.clone(),
+            note: hold.lease.clone(),
             ..self.blank(Kind::Settle, request_id, settlement.at_ms, &facts)
         };
         let row = self.append(store, row)?;
@@ -207,6 +213,23 @@ impl Book {
         self.spend(store, &facts.org_id, cost.total)?;
         self.open.remove(request_id);
         row.settled().ok_or_else(|| LedgerError::Corrupt(format!("settle {request_id:?} has no end reason")))
+    }
+
+    /// Settles one hold and takes the next, in one commit. Where the first has ended already, nothing changes.
+    pub(super) fn roll(
+        &mut self,
+        store: &mut dyn Store,
+        settlement: &Settlement,
+        next: Option<&HoldRequest>,
+    ) -> Result<Settled, LedgerError> {
+        if let (true, Some(next)) = (self.open.contains_key(&settlement.request_id), next) {
+            // Before the other is released, so that what secures both cannot expire in between.
+            self.hold(store, next.clone()).map_err(|error| match error {
+                HoldError::Unavailable(reason) => LedgerError::Unavailable(reason),
+                other => LedgerError::Invalid(other.to_string()),
+            })?;
+        }
+        self.settle(store, settlement)
     }
 
     /// Settles for a caller that cannot hear a refusal: where the cost is above the hold, at the last checkpoint.

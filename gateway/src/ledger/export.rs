@@ -173,7 +173,8 @@ fn export_from(db: &Connection, request: &Request<'_>, out: &mut dyn Write) -> R
     let mut out = BufWriter::with_capacity(1 << 16, out);
     lines.begin(&mut out).map_err(failed)?;
     let mut count = 0;
-    let mut summary = each_settled(db, request.period, request.org_id, |row| {
+    let kinds = if request.format == Format::Focus { WITH_CREDITS } else { SETTLED };
+    let mut summary = each_row(db, kinds, request.period, request.org_id, |row| {
         count += lines.row(row, &mut out).map_err(of_line)?;
         Ok(())
     })?;
@@ -231,16 +232,33 @@ fn whole_file(
     result
 }
 
+/// Settled rows.
+const SETTLED: &str = "kind = 'settle'";
+/// The same, and what was given back for leases.
+pub(super) const WITH_CREDITS: &str =
+    "(kind = 'settle' OR (kind = 'grant' AND endpoint = '/v1/capacity/leases'))";
+
 /// Calls `each` with every settled row of `period`, in ledger order.
 pub(super) fn each_settled(
     db: &Connection,
+    period: Period,
+    org_id: Option<&str>,
+    each: impl FnMut(&Transfer) -> Result<(), ExportError>,
+) -> Result<Summary, ExportError> {
+    each_row(db, SETTLED, period, org_id, each)
+}
+
+/// The same with rows of these `kinds`; only settled ones count in the summary.
+pub(super) fn each_row(
+    db: &Connection,
+    kinds: &str,
     period: Period,
     org_id: Option<&str>,
     mut each: impl FnMut(&Transfer) -> Result<(), ExportError>,
 ) -> Result<Summary, ExportError> {
     let span = reader::span(db, period).map_err(LedgerError::from)?;
     let sql = format!(
-        "SELECT {COLUMNS} FROM transfers WHERE kind = 'settle' AND seq BETWEEN ?1 AND ?2
+        "SELECT {COLUMNS} FROM transfers WHERE {kinds} AND seq BETWEEN ?1 AND ?2
          AND (?3 IS NULL OR org_id = ?3) ORDER BY seq"
     );
     let mut statement = db.prepare(&sql).map_err(LedgerError::from)?;
@@ -254,8 +272,11 @@ pub(super) fn each_settled(
     while let Some(row) = rows.next().map_err(LedgerError::from)? {
         let row = reader::transfer(row).map_err(LedgerError::from)?;
         each(&row)?;
+        if row.end.is_none() {
+            continue;
+        }
         summary.requests += 1;
-        summary.tokens += row.tokens.total();
+        summary.tokens += row.used();
         let cost = summary.cost.checked_add(row.cost.total);
         summary.cost = cost.ok_or_else(|| LedgerError::Corrupt("the costs do not fit".to_owned()))?;
     }

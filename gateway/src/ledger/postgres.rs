@@ -201,6 +201,7 @@ impl Store for PostgresStore {
                 details: hold.details,
                 at_ms: hold.at_ms,
                 held: Picos(get(&row, width)?),
+                lease: hold.note,
                 checkpoint,
                 elsewhere: living.contains(&get(&row, width + 1)?),
             };

@@ -15,6 +15,12 @@ pub(super) type Hash = [u8; 32];
 /// What the first row is chained to.
 pub(super) const GENESIS: Hash = [0; 32];
 
+/// Endpoint of rows that pay for the holding of capacity, and of credits for it.
+pub(super) const LEASES: &str = "/v1/capacity/leases";
+
+/// Class of what is billed there: what one unit is held for one hour.
+pub(super) const UNIT_HOURS: &str = "unit_hours";
+
 /// What a row records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
@@ -92,6 +98,11 @@ impl Facts {
         }
     }
 
+    /// Whether it is about the holding of capacity: then the quantity is of unit-hours, not of tokens.
+    pub(super) fn is_holding(&self) -> bool {
+        self.endpoint == LEASES
+    }
+
     /// Every account in which the cost counts.
     pub(super) fn accounts(&self) -> impl Iterator<Item = (BudgetScope, &str)> {
         let own = [
@@ -126,7 +137,7 @@ pub(super) struct Transfer {
     pub(super) credit: Picos,
     /// Of a grant.
     pub(super) expires_ms: Option<u64>,
-    /// What a grant or correction is for; the grant that an expiry ends.
+    /// What a grant or correction is for; the lease of a hold and its settle.
     pub(super) note: Option<String>,
     pub(super) hash: Hash,
 }
@@ -155,12 +166,13 @@ impl Transfer {
         let facts = &self.facts;
         let (held, released) = (i128::from(self.held.0), i128::from(self.released.0));
         let revenue = |class: &str| format!("revenue:{}:{class}", facts.price.model);
+        let first = if facts.is_holding() { UNIT_HOURS } else { "uncached_input" };
         let credit = i128::from(self.credit.0);
         [
             (format!("customer:{}", facts.org_id), released - held - i128::from(self.cost.total.0) + credit),
             (format!("credits:{}", self.kind.as_str()), -credit),
             (format!("hold:key:{}", facts.key_id), held - released),
-            (revenue("uncached_input"), self.cost.uncached_input.0.into()),
+            (revenue(first), self.cost.uncached_input.0.into()),
             (revenue("cached_input"), self.cost.cached_input.0.into()),
             (revenue("output"), self.cost.output.0.into()),
         ]
@@ -178,7 +190,7 @@ impl Transfer {
         let (price, tokens, cost) = (&self.facts.price, self.tokens, self.cost);
         [
             Charge {
-                class: "uncached_input",
+                class: if self.facts.is_holding() { UNIT_HOURS } else { "uncached_input" },
                 tokens: tokens.uncached_input,
                 price: price.uncached_input,
                 cost: cost.uncached_input,
@@ -191,6 +203,17 @@ impl Transfer {
             },
             Charge { class: "output", tokens: tokens.output, price: price.output, cost: cost.output },
         ]
+    }
+
+    /// Tokens that were used; holding capacity uses none.
+    pub(super) fn used(&self) -> u64 {
+        if self.facts.is_holding() { 0 } else { self.tokens.total() }
+    }
+
+    /// The lease that it uses, pays for, or gives back for.
+    pub(super) fn lease(&self) -> Option<&str> {
+        let is_about = matches!(self.kind, Kind::Hold | Kind::Settle) || self.facts.is_holding();
+        self.note.as_deref().filter(|_| is_about)
     }
 
     pub(super) fn settled(&self) -> Option<Settled> {

@@ -99,6 +99,7 @@ impl SqliteStore {
                     details: row.details,
                     at_ms: row.at_ms,
                     held,
+                    lease: row.note,
                     checkpoint,
                     elsewhere: false,
                 },

@@ -85,7 +85,7 @@ pub fn statement(dir: &Path, request: &Request<'_>) -> Result<(String, Picos), E
         ..Statement::default()
     };
     let summary = each_settled(&db, month, Some(request.org_id), |row| {
-        let (tokens, cost) = (row.tokens.total(), row.cost.total);
+        let (tokens, cost) = (row.used(), row.cost.total);
         statement.total.add(tokens, cost);
         let day = usize::try_from((row.at_ms - month.from_ms) / DAY_MS).unwrap_or(usize::MAX);
         if let Some(day) = statement.days.get_mut(day) {

@@ -40,6 +40,8 @@ pub(super) struct OpenRow {
     /// When it was taken.
     pub(super) at_ms: u64,
     pub(super) held: Picos,
+    /// The lease that it uses or pays for.
+    pub(super) lease: Option<String>,
     pub(super) checkpoint: Option<Tokens>,
     /// Whether another gateway, that lives, serves the request.
     pub(super) elsewhere: bool,

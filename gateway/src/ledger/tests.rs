@@ -33,6 +33,7 @@ fn request(id: &str, amount: i64) -> HoldRequest {
         budgets: Vec::new(),
         credit_line: None,
         details: details(),
+        lease: None,
         at_ms: 1_000,
     }
 }

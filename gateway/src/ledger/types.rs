@@ -43,6 +43,8 @@ pub struct HoldRequest {
     pub credit_line: Option<Picos>,
     /// What reports and receipts say about it.
     pub details: Details,
+    /// The lease that it uses or pays for.
+    pub lease: Option<String>,
     /// Admission, Unix milliseconds.
     pub at_ms: u64,
 }
@@ -62,8 +64,25 @@ pub struct Credit {
     pub expires_ms: Option<u64>,
     /// What it is for, or the row it corrects.
     pub note: String,
+    /// What is given back for a lease; its note is then the lease's id.
+    pub lease: Option<Box<LeaseCredit>>,
     /// When, Unix milliseconds.
     pub at_ms: u64,
+}
+
+/// What a credit for a lease is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseCredit {
+    /// The project that holds the lease.
+    pub project_id: String,
+    /// The key that it was made with.
+    pub key_id: String,
+    /// The price of its unit-hours.
+    pub price: PriceVersion,
+    /// Names at the time of the lease.
+    pub details: Details,
+    /// The hour that it is for, Unix milliseconds.
+    pub hour_ms: u64,
 }
 
 /// The final account of a request.

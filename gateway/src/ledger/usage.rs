@@ -14,6 +14,9 @@ use crate::money::Picos;
 
 pub use buckets::{AnswerError, Dimension, Line, Question, Served, Watermark, answer};
 
+/// True of requests, unlike of what is paid for the holding of capacity.
+const REQUEST: &str = "endpoint <> '/v1/capacity/leases'";
+
 /// What a line of the report stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
@@ -56,7 +59,8 @@ pub fn usage(dir: &Path, names: &Names, period: Period, by: GroupBy) -> Result<V
     };
     let db = reader::open(dir)?;
     let mut statement = db.prepare(&format!(
-        "SELECT {column}, count(*), sum(uncached_input), sum(cached_input), sum(output), sum(cost_picos)
+        "SELECT {column}, count(*) FILTER (WHERE {REQUEST}), coalesce(sum(uncached_input) FILTER (WHERE {REQUEST}), 0),
+                sum(cached_input), sum(output), sum(cost_picos)
          FROM transfers WHERE kind = 'settle' AND at_ms >= ?1 AND at_ms < ?2
          GROUP BY {column} ORDER BY sum(cost_picos) DESC, {column}"
     ))?;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, Rows};
 
 use super::details::Details;
-use super::export::each_settled;
 use super::export::focus::{Focus, lint::Lint};
+use super::export::{WITH_CREDITS, each_row};
 use super::period::Period;
 use super::reader;
 use super::row::{Entry, Facts, GENESIS, Hash, Kind, Transfer};
@@ -103,6 +103,7 @@ pub fn verify(dir: &Path) -> Result<Report, LedgerError> {
 struct Open {
     facts: Arc<Facts>,
     details: Option<Arc<Details>>,
+    lease: Option<String>,
     held: i128,
 }
 
@@ -117,6 +118,8 @@ struct Audit {
     orgs: HashMap<String, i128>,
     cost: i128,
     credited: i128,
+    /// Given back for leases.
+    rebates: i128,
     tokens: u64,
     tally: Tally,
 }
@@ -206,6 +209,9 @@ impl Audit {
         let change = i128::from(row.held.0) - i128::from(row.released.0) + i128::from(row.cost.total.0)
             - i128::from(row.credit.0);
         self.credited += i128::from(row.credit.0);
+        if row.facts.is_holding() {
+            self.rebates += i128::from(row.credit.0);
+        }
         *self.orgs.entry(row.facts.org_id.clone()).or_default() += change;
     }
 
@@ -219,7 +225,8 @@ impl Audit {
                 report.problem(format!("row {seq}: second hold of request {id:?}"));
             }
             let details = row.details.clone();
-            let hold = Open { facts: row.facts.clone(), details, held: row.held.0.into() };
+            let lease = row.note.clone();
+            let hold = Open { facts: row.facts.clone(), details, lease, held: row.held.0.into() };
             open.insert(id.clone(), hold);
         } else {
             let Some(hold) = open.get_mut(id) else {
@@ -228,7 +235,8 @@ impl Audit {
                     row.kind.as_str()
                 ));
             };
-            let keeps_details = row.kind != Kind::Settle || hold.details == row.details;
+            let keeps_details =
+                row.kind != Kind::Settle || (&hold.details, &hold.lease) == (&row.details, &row.note);
             if hold.facts != row.facts || !keeps_details {
                 report.problem(format!("row {seq}: request {id:?} has changed its key, price or admission"));
             }
@@ -252,7 +260,7 @@ impl Audit {
             Kind::Settle => {
                 report.settled += 1;
                 self.cost += i128::from(row.cost.total.0);
-                self.tokens += row.tokens.total();
+                self.tokens += row.used();
             }
             Kind::Void => {
                 report.voided += 1;
@@ -329,7 +337,7 @@ impl Audit {
     fn check_export(&mut self, db: &Connection) -> Result<(), LedgerError> {
         let reports = Reports::default();
         let (mut focus, mut lint) = (Focus::of(&reports), Lint::default());
-        let exported = each_settled(db, Period::ALL, None, |row| {
+        let exported = each_row(db, WITH_CREDITS, Period::ALL, None, |row| {
             if focus.is_past(row) {
                 focus.drain(|line| lint.line(line))?;
             }
@@ -343,9 +351,9 @@ impl Audit {
                     self.report.problem(format!("the export has {found:?}, the ledger {expected:?}"));
                 }
                 focus.drain(|line| lint.line(line))?;
-                let expected = (i128::from(self.report.tokens), i128::from(self.report.cost.0));
-                if (lint.tokens, lint.cost) != expected {
-                    let found = (lint.tokens, lint.cost);
+                let expected = (i128::from(self.report.tokens), i128::from(self.report.cost.0), self.rebates);
+                let found = (lint.tokens, lint.cost, lint.credited);
+                if found != expected {
                     self.report.problem(format!("the FOCUS lines have {found:?}, the ledger {expected:?}"));
                 }
             }

@@ -24,6 +24,7 @@ pub(super) enum Command {
     Extend { request_id: String, additional: Picos, at_ms: u64, ack: Ack<(), HoldError> },
     Checkpoint { request_id: String, tokens: Tokens, at_ms: u64, ack: Option<Ack<(), LedgerError>> },
     Settle(Box<Settlement>, Ack<Settled, LedgerError>),
+    Roll(Box<Settlement>, Option<Box<HoldRequest>>, Ack<Settled, LedgerError>),
     SettleDetached(Box<Settlement>),
     Void { request_id: String, at_ms: u64, ack: Option<Ack<(), LedgerError>> },
     Credit(Box<Credit>, Ack<i64, LedgerError>),
@@ -277,6 +278,9 @@ impl Writer {
                 done(book.checkpoint(store, request_id, *tokens, *at_ms), Outcome::Done)
             }
             Command::Settle(settlement, _) => done(book.settle(store, settlement), Outcome::Settled),
+            Command::Roll(settlement, next, _) => {
+                done(book.roll(store, settlement, next.as_deref()), Outcome::Settled)
+            }
             Command::SettleDetached(settlement) => {
                 done(book.settle_within_hold(store, settlement), Outcome::Done)
             }
@@ -321,7 +325,9 @@ fn answer(command: Command, outcome: Outcome, failure: Option<&str>, orphans: &m
             }
         }
         (Command::Extend { ack, .. }, Outcome::Hold(result)) => drop(ack.send(hold_outcome(result, failure))),
-        (Command::Settle(_, ack), Outcome::Settled(result)) => reply(result, Some(ack), failure),
+        (Command::Settle(_, ack) | Command::Roll(_, _, ack), Outcome::Settled(result)) => {
+            reply(result, Some(ack), failure)
+        }
         (Command::Credit(_, ack), Outcome::Row(result)) => reply(result, Some(ack), failure),
         (Command::Checkpoint { ack, .. } | Command::Void { ack, .. }, Outcome::Done(result)) => {
             reply(result, ack, failure);

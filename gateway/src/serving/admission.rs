@@ -10,10 +10,11 @@ use engine::{
 use super::funds::Funds;
 use super::inflight::Opening;
 use super::streams::Streams;
-use super::{Cause, InFlight, Phase, PromptInput, Serving, WireState, unix_ms};
+use super::{Cause, InFlight, Phase, PromptInput, Serving, TierError, WireState, unix_ms};
 use crate::accounts::Identity;
+use crate::leases::{Lease, Overflow};
 use crate::ledger::{Details, HoldError, HoldRequest, LedgerError, Tags};
-use crate::limits::LimitError;
+use crate::limits::{Leased, LimitError, Reservation, Scope};
 use crate::money::{MoneyError, Picos, PriceVersion};
 
 /// What is different for a line of a batch. It has the limits of batches in place of a rate.
@@ -55,6 +56,8 @@ pub struct Job {
     pub tier: Tier,
     /// Set for a line of a batch.
     pub batch: Option<BatchJob>,
+    /// The lease that it uses; found at admission.
+    pub lease: Option<Arc<Lease>>,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -72,6 +75,19 @@ pub enum AdmitError {
     /// A limit of the key or project.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// The guaranteed rate of a lease that is not to overflow.
+    #[error("lease {id} guarantees {tokens_per_second} tokens/s: {limit}")]
+    Lease {
+        /// The lease.
+        id: String,
+        /// Its rate at this moment.
+        tokens_per_second: u32,
+        /// The limit of a minute.
+        limit: LimitError,
+    },
+    /// The project has no lease of this model, and may not use the tier without one.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// The prompt does not fit.
     #[error("the prompt has {prompt} tokens, the model takes less than {context}")]
     ContextLength {
@@ -140,6 +156,16 @@ pub enum AdmitError {
     Internal(String),
 }
 
+impl AdmitError {
+    /// When the lease would admit it; never is last.
+    fn wait_ms(&self) -> u64 {
+        match self {
+            AdmitError::Lease { limit, .. } => limit.retry_after_ms.unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        }
+    }
+}
+
 impl Serving {
     /// Admits `job`: when this returns, the engine has begun and the money is held, durably.
     pub async fn admit(self: &Arc<Self>, engine: &Engine, mut job: Job) -> Result<InFlight, AdmitError> {
@@ -156,23 +182,79 @@ impl Serving {
         }
         let allowance = self.allowances.of(&job.identity.key_id, &engine.card().id);
         let plan = Plan::new(&prompts, &job, engine.context_len(), allowance);
+        let tokens = plan.prompt_total().saturating_add(plan.covered);
+        let reservation = match job.batch {
+            None => Some(self.reserve(engine, &mut job, &plan, tokens).await?),
+            Some(_) => None,
+        };
         let price = self
             .rates
             .at(&engine.card().id, job.billed(), unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?;
         let funds = Funds::new(price.clone(), &plan)?;
         let amount = funds.amount()?;
-        let tokens = plan.prompt_total().saturating_add(plan.covered);
-        let reservation = match job.batch {
-            None => Some(self.limiter.admit(&job.identity, tokens, self.monotonic_ms()).await?),
-            Some(_) => None,
-        };
         let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
         let mut flight =
             InFlight::new(Opening { serving: Arc::clone(self), job, plan, funds, reservation, streams });
         flight.open(hold, || self.queue_timeout(engine)).await?;
         Ok(flight)
+    }
+
+    /// Takes from the limits; in the tier `reserved` also from the project's leases of the model, where it has some. What
+    /// they do not admit goes on in the tier `default`, if one of them says so.
+    async fn reserve(
+        &self,
+        engine: &Engine,
+        job: &mut Job,
+        plan: &Plan,
+        tokens: u32,
+    ) -> Result<Reservation, AdmitError> {
+        let (now_ms, model) = (unix_ms(), engine.card().id.as_str());
+        let mut leases = match (&self.leases, job.tier) {
+            (Some(leases), Tier::Reserved) => leases.serving(&job.identity.project_id, Some(model), now_ms),
+            _ => Vec::new(),
+        };
+        if leases.is_empty() {
+            if job.tier == Tier::Reserved {
+                // It may have been let in for a lease of another model, or one that is over by now.
+                self.tiers.choose(&job.identity, Some(Tier::Reserved))?;
+            }
+            return Ok(self.limiter.admit(&job.identity, tokens, self.monotonic_ms()).await?);
+        }
+        let is_shared = leases.iter().any(|lease| lease.overflow == Overflow::ReservedThenShared);
+        let mut refused: Option<AdmitError> = None;
+        // Those that end first are used first.
+        leases.sort_by_key(|lease| lease.end_ms);
+        for lease in leases {
+            let rate = lease.tokens_per_minute(now_ms);
+            let leased = Leased {
+                id: &lease.id,
+                tokens_per_minute: rate,
+                tokens: lease.weight(plan.prompt_total(), plan.covered),
+            };
+            match self.limiter.reserve_leased(&job.identity, tokens, leased, self.monotonic_ms()) {
+                Ok(reservation) => {
+                    job.lease = Some(lease);
+                    return Ok(reservation);
+                }
+                Err(limit) if limit.scope == Scope::Lease => {
+                    let (id, tokens_per_second) = (lease.id.clone(), rate / 60);
+                    let error = AdmitError::Lease { id, tokens_per_second, limit };
+                    let is_sooner = refused.as_ref().is_none_or(|other| error.wait_ms() < other.wait_ms());
+                    refused = if is_sooner { Some(error) } else { refused };
+                }
+                // A limit of the key, project or organisation, which no other lease changes.
+                Err(limit) => return Err(limit.into()),
+            }
+        }
+        match refused {
+            Some(error) if !is_shared => Err(error),
+            _ => {
+                job.tier = Tier::Default;
+                Ok(self.limiter.admit(&job.identity, tokens, self.monotonic_ms()).await?)
+            }
+        }
     }
 
     /// Refuses before any work when nothing at all is left of a limit.
@@ -293,5 +375,6 @@ fn hold_request(job: &Job, engine: &Engine, plan: &Plan, price: &PriceVersion, a
         at_ms: unix_ms(),
         endpoint: job.endpoint.to_owned(),
         details: job.details.clone(),
+        lease: job.lease.as_ref().map(|lease| lease.id.clone()),
     }
 }

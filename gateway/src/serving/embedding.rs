@@ -103,6 +103,7 @@ impl Serving {
             at_ms: unix_ms(),
             endpoint: job.endpoint.to_owned(),
             details: job.details,
+            lease: None,
         };
         let vectors = embedder.submit(job.inputs).map_err(|source| {
             let stats = embedder.stats();

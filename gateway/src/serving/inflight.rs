@@ -9,7 +9,7 @@ mod journal;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::{Event, Finish, FinishReason};
+use engine::{Event, Finish, FinishReason, Tier};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::admission::{AdmitError, Job, Plan};
@@ -121,6 +121,11 @@ impl InFlight {
     /// Where the body books what it hands over.
     pub fn delivery(&self) -> &Arc<Delivery> {
         &self.delivery
+    }
+
+    /// The tier that serves it, and is billed.
+    pub fn tier(&self) -> Tier {
+        self.job.tier
     }
 
     /// The request's id.
@@ -291,7 +296,9 @@ impl InFlight {
         self.streams.cancel();
         if let Some(reservation) = self.reservation.take() {
             let actual = u32::try_from(tokens.total()).unwrap_or(u32::MAX);
-            reservation.settle(actual, self.serving.monotonic_ms());
+            let lease = self.job.lease.as_ref();
+            let leased = lease.map_or(0, |lease| lease.weight(tokens.uncached_input, tokens.output));
+            reservation.settle_leased(actual, leased, self.serving.monotonic_ms());
         }
         if end == EndReason::Finished {
             let (key_id, model) = (&self.job.identity.key_id, self.funds.model());

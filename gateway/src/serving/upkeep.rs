@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Ticks between the rarer jobs.
 const SLOW_EVERY: u32 = 60;
 
-/// Posts the credit that other processes ordered and takes over their prices, each second; writes down when keys were
+/// Bills leases, posts the credit that other processes ordered and takes over their prices, each second; writes down when keys were
 /// used and ends expired credit, each minute. Never returns.
 pub async fn upkeep(serving: Arc<Serving>, accounts: Accounts) {
     let mut ticks = tokio::time::interval(TICK);
@@ -20,6 +20,11 @@ pub async fn upkeep(serving: Arc<Serving>, accounts: Accounts) {
     let mut known_prices = None;
     for turn in 0_u32.. {
         ticks.tick().await;
+        if let Some(leases) = &serving.leases
+            && let Err(error) = leases.keep(&serving.ledger, unix_ms()).await
+        {
+            tracing::error!(%error, "the money of leases cannot be kept");
+        }
         if let Err(error) = post_credits(&accounts, &serving.ledger).await {
             tracing::error!(error, "credit cannot be posted");
         }
@@ -54,7 +59,8 @@ pub async fn post_credits(accounts: &Accounts, ledger: &Ledger) -> Result<(), St
 /// Posts one order. The ledger knows it by its id, so it counts once whoever posts it, and however often.
 async fn post_credit(accounts: &Accounts, ledger: &Ledger, order: CreditOrder) -> Result<(), String> {
     let CreditOrder { id, org_id, kind, amount, expires_ms, note, .. } = order;
-    let credit = Credit { id: id.clone(), org_id, kind, amount, expires_ms, note, at_ms: unix_ms() };
+    let credit =
+        Credit { id: id.clone(), org_id, kind, amount, expires_ms, note, lease: None, at_ms: unix_ms() };
     let outcome = match ledger.credit(credit).await {
         Ok(seq) => Ok(seq),
         Err(LedgerError::Invalid(reason)) => Err(reason),

@@ -4,6 +4,7 @@
 mod bodies;
 mod fields;
 mod forms;
+mod leases;
 mod vectors;
 
 use std::path::{Path, PathBuf};
@@ -146,14 +147,15 @@ fn check_all(server: &mut Server, key: &str, cases: &[Case]) {
 fn refused_requests_cost_nothing_and_harm_nothing() {
     let embedder = models::fetch::ensure_test_embedder();
     // A cache so small that these rounds touch all of it.
-    let config = Config::new().with("engine", "kv_cache_mib", "96");
+    let config =
+        Config::new().with("engine", "kv_cache_mib", "96").with("leases", "unit_hour_usd", "\"0.05\"");
     let config = config.models(&[(model_id(), model_path()), (vectors::EMBEDDER, &embedder)]);
     let mut server = Server::start(&config);
     let key = server.key(KeyOptions { project: "corpus", ..KeyOptions::default() });
     let good = chat("Say hello.", json!({"temperature": 0, "max_tokens": 8}));
     let answer = server.chat(&key, &good).ok();
     let totals = Totals::of(&server.export());
-    let cases = [bodies::cases(), fields::cases(), forms::cases(), vectors::cases()];
+    let cases = [bodies::cases(), fields::cases(), forms::cases(), leases::cases(), vectors::cases()];
     let cases: Vec<Case> = cases.into_iter().flatten().collect();
     // What each thread's allocator keeps once it was used is no leak: a leak would grow in every round.
     let mut resident = server.resident_kib();

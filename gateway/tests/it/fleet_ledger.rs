@@ -60,6 +60,7 @@ pub(crate) fn hold(id: &str, amount: i64, budget: Option<i64>) -> HoldRequest {
         budgets: budget.map(limit).into_iter().collect(),
         credit_line: None,
         details: Details { org_name: "acme".to_owned(), ..Details::default() },
+        lease: None,
         at_ms: 6_000,
     }
 }
@@ -105,6 +106,7 @@ fn the_same_life_gives_the_same_ledger_in_both_stores() {
                 amount: Picos(50_000),
                 expires_ms: Some(6_900),
                 note: "invoice 7".to_owned(),
+                lease: None,
                 at_ms: 5_500,
             };
             assert_eq!(

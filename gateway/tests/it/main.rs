@@ -29,6 +29,7 @@ mod fleet_streams;
 mod guard;
 mod hub;
 mod idempotency;
+mod leases;
 mod limits;
 mod messages;
 mod openapi;

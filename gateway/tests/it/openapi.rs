@@ -31,6 +31,7 @@ fn the_server_keeps_to_its_document() {
     // A short context, so that a request without a limit is no long story.
     let (model, embedder) = (with_context(folder.path(), 64), models::fetch::ensure_test_embedder());
     let config = Config::new().models(&[(model_id(), &model), (EMBEDDER, &embedder)]);
+    let config = config.with("leases", "unit_hour_usd", "\"0.05\"");
     let script = format!("{CLIENTS}/python/run_schemathesis.py");
     let (server, output) = run_on(&config, Command::new(schemathesis_python()).arg(script));
     assert!(output.status.success(), "the document is not kept:\n{}\n{}", said(&output), server.printed());

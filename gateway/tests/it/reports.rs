@@ -11,7 +11,7 @@ use crate::support::{Config, KeyOptions, Server, Totals, chat, focus_python, sai
 /// one demands null, one forbids it. `CommitmentDiscountStatus` must be null without a commitment, but the rules test
 /// that it is not. `CapacityReservationStatus-C-004-C` fires where the reservation is null. The others have these as
 /// parts.
-const DEFECTS: [&str; 12] = [
+pub(crate) const DEFECTS: [&str; 12] = [
     "CapacityReservationStatus-C-000-C",
     "CapacityReservationStatus-C-002-C",
     "CapacityReservationStatus-C-004-C",
@@ -86,7 +86,7 @@ fn units(text: &str, places: usize) -> i128 {
 }
 
 /// The rules that fail, and how many pass.
-fn official_validator(path: &str) -> (Vec<String>, usize) {
+pub(crate) fn official_validator(path: &str) -> (Vec<String>, usize) {
     let python = focus_python();
     let site = Command::new(&python)
         .args([

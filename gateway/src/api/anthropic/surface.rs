@@ -1,6 +1,7 @@
 //! What goes out: Anthropic's event stream, or one message.
 
 use bytes::Bytes;
+use engine::Tier;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -178,6 +179,9 @@ fn blocks(parts: &[Part]) -> Vec<Value> {
 }
 
 impl Surface for Message {
+    /// That API has no word for it.
+    fn served(&mut self, _tier: Tier) {}
+
     fn open(&mut self, _choices: usize, input: Tokens) -> Bytes {
         let mut events = Vec::new();
         let message = self.message(&[], &Stopped::default(), &usage(input));

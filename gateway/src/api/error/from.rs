@@ -228,6 +228,8 @@ impl From<AdmitError> for ApiError {
     fn from(error: AdmitError) -> Self {
         match error {
             AdmitError::Limit(error) => error.into(),
+            AdmitError::Tier(error) => error.into(),
+            AdmitError::Lease { id, tokens_per_second, limit } => leased(&id, tokens_per_second, &limit),
             AdmitError::Hold(error) => error.into(),
             AdmitError::Ledger(error) => error.into(),
             AdmitError::ContextLength { prompt, context, exact, field } => {
@@ -269,6 +271,31 @@ impl From<AdmitError> for ApiError {
             AdmitError::Internal(reason) => server_error(&reason),
         }
     }
+}
+
+/// The guaranteed rate of a lease that does not overflow.
+fn leased(id: &str, tokens_per_second: u32, limit: &LimitError) -> ApiError {
+    let LimitError { used, reserved, requested, admitted_now, reset_ms, retry_after_ms, .. } = *limit;
+    let what = format!(
+        "The lease '{id}' guarantees {tokens_per_second} tokens per second, as many as a minute's at once: {used} of \
+         {} are used, this request weighs {requested}.",
+        limit.limit
+    );
+    let refused = match retry_after_ms {
+        Some(ms) => {
+            ApiError::new(Code::LeaseRate, format!("{what} Try again in {ms} ms, or use the tier 'default'."))
+                .retry_after_ms(ms)
+        }
+        None => {
+            let advice = "It can never fit; make it smaller, or use the tier 'default'.";
+            ApiError::new(Code::LeaseRate, format!("{what} {advice}"))
+        }
+    };
+    refused.details(json!({
+        "scope": limit.scope.to_string(), "kind": limit.kind.as_str(), "limit": limit.limit, "used": used,
+        "reserved": reserved, "requested": requested, "admitted_now": admitted_now, "reset_ms": reset_ms,
+        "retry_after_ms": retry_after_ms, "lease": id, "tokens_per_second": tokens_per_second,
+    }))
 }
 
 fn submit(error: SubmitError, retry_after_ms: u64) -> ApiError {

@@ -1,6 +1,7 @@
 //! How a route shapes what is generated.
 
 use bytes::Bytes;
+use engine::Tier;
 
 use super::output::{Choice, Ending, Piece};
 use crate::api::error::ApiError;
@@ -10,6 +11,8 @@ use crate::serving::Receipt;
 
 /// Shapes output for one route. Each function that gives `Bytes` gives none, one or several whole events.
 pub trait Surface: Send + 'static {
+    /// Which tier serves it, before anything else; not always the one that was asked for.
+    fn served(&mut self, tier: Tier);
     /// The first events. `input` holds the input tokens, the cached ones as far as known by now.
     fn open(&mut self, choices: usize, input: Tokens) -> Bytes;
     /// New output of a choice.

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
 use bytes::Bytes;
-use engine::{Engine, TokenLogprob};
+use engine::{Engine, Tier, TokenLogprob};
 
 use super::chat_request;
 use super::params::Common;
@@ -167,6 +167,10 @@ fn message(parts: Vec<Part>) -> ChatMessage {
 }
 
 impl Surface for Chat {
+    fn served(&mut self, tier: Tier) {
+        self.head.service_tier = Some(tier.name());
+    }
+
     fn open(&mut self, choices: usize, _input: Tokens) -> Bytes {
         (0..choices).map(|choice| self.role(choice)).collect::<Vec<_>>().concat().into()
     }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
 use bytes::Bytes;
-use engine::{Engine, TokenLogprob};
+use engine::{Engine, Tier, TokenLogprob};
 use models::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -169,6 +169,10 @@ fn rivals(tokenizer: &Tokenizer, entry: &TokenLogprob) -> Map<String, Value> {
 }
 
 impl Surface for Text {
+    fn served(&mut self, tier: Tier) {
+        self.head.service_tier = Some(tier.name());
+    }
+
     fn open(&mut self, _choices: usize, _input: Tokens) -> Bytes {
         Bytes::new()
     }

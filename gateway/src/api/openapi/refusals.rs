@@ -53,7 +53,7 @@ pub enum ErrorDetails {
 /// A limit of requests, tokens or concurrency.
 #[derive(ToSchema)]
 pub struct RateDetails {
-    /// `key` or `project`.
+    /// `key`, `project`, `organisation` or `lease`.
     pub scope: String,
     /// `requests_per_minute`, `tokens_per_minute` or `concurrency`.
     pub kind: String,
@@ -72,6 +72,10 @@ pub struct RateDetails {
     /// When to come back; null: the request can never fit.
     #[schema(required)]
     pub retry_after_ms: Option<u64>,
+    /// The lease whose guaranteed rate it is.
+    pub lease: Option<String>,
+    /// That rate.
+    pub tokens_per_second: Option<u32>,
 }
 
 /// A budget; amounts in USD as decimal strings.

@@ -161,18 +161,20 @@ fn shape(line: &Line, groups: &[Group], served: Served) -> Vec<Value> {
                 ("input_tokens", uncached, uncached_cost),
                 ("cached_input_tokens", cached, cached_cost),
                 ("output_tokens", output, output_cost),
+                ("unit_hours", line.held.0, line.held.1),
             ];
-            let used = classes.into_iter().filter(|(_, tokens, _)| *tokens > 0);
-            used.map(|(class, tokens, cost)| {
+            let used = classes.into_iter().filter(|(_, quantity, _)| *quantity > 0);
+            used.map(|(class, quantity, cost)| {
                 let mut item = Map::from_iter([("line_item".to_owned(), format!("{model}, {class}").into())]);
-                item.insert("quantity".to_owned(), tokens.into());
-                item.insert("quantity_unit".to_owned(), "tokens".into());
+                let unit = if class == "unit_hours" { class } else { "tokens" };
+                item.insert("quantity".to_owned(), quantity.into());
+                item.insert("quantity_unit".to_owned(), unit.into());
                 with(cost_result(cost, item))
             })
             .collect()
         }
         Served::All => {
-            let total = [uncached_cost, cached_cost, output_cost];
+            let total = [uncached_cost, cached_cost, output_cost, line.held.1];
             let total =
                 total.into_iter().try_fold(Picos::ZERO, Picos::checked_add).unwrap_or(Picos(i64::MAX));
             vec![with(cost_result(total, Map::from_iter([("line_item".to_owned(), Value::Null)])))]

@@ -19,7 +19,7 @@ use super::surface::{Answer, json_body};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::error::{ApiError, ApiResult, Code};
-use crate::api::generation::{Ending, Generation, Progress, Run};
+use crate::api::generation::{Ending, Generation, Progress, Run, Surface};
 use crate::api::sse;
 use crate::ledger::{EndReason, LedgerError};
 use crate::money::{Picos, Tokens};
@@ -34,7 +34,8 @@ pub(super) async fn start(
     mut answer: Answer,
 ) -> ApiResult<Response<Body>> {
     let is_stream = std::mem::take(&mut generation.stream);
-    let run = generation.begin(api, caller, None).await?;
+    let mut run = generation.begin(api, caller, None).await?;
+    answer.served(run.flight().tier());
     let begun = answer.begun().clone();
     answer.keep(begun.clone(), Vec::new())?;
     let (org, id) = (&caller.identity.org_id, begun["id"].as_str().unwrap_or_default());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use engine::Engine;
+use engine::{Engine, Tier};
 use serde_json::{Value, json};
 
 use super::events::Output;
@@ -124,6 +124,10 @@ impl Answer {
 }
 
 impl Surface for Answer {
+    fn served(&mut self, tier: Tier) {
+        self.begun["service_tier"] = tier.name().into();
+    }
+
     fn open(&mut self, _choices: usize, _input: Tokens) -> Bytes {
         self.begin();
         self.events()

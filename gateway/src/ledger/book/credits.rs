@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Book, LAST_MS};
 use crate::ledger::credit::Purse;
-use crate::ledger::row::{Facts, Kind, Transfer};
+use crate::ledger::row::{Facts, Kind, LEASES, Transfer};
 use crate::ledger::store::{Store, StoreError, StoreResult};
 use crate::ledger::types::{
     BudgetPeriod, BudgetScope, Credit, CreditKind, CreditShortage, HoldError, LedgerError, MAX_REQUEST_ID,
@@ -41,8 +41,20 @@ impl Book {
             CreditKind::Grant => Kind::Grant,
             CreditKind::Correction => Kind::Correct,
         };
-        let facts = Arc::new(Facts::of_org(&credit.org_id));
+        let about = credit.lease.as_deref();
+        let facts = Arc::new(about.map_or_else(
+            || Facts::of_org(&credit.org_id),
+            |about| Facts {
+                project_id: about.project_id.clone(),
+                key_id: about.key_id.clone(),
+                endpoint: LEASES.to_owned(),
+                price: about.price.clone(),
+                admitted_ms: about.hour_ms,
+                ..Facts::of_org(&credit.org_id)
+            },
+        ));
         let row = Transfer {
+            details: about.map(|about| Arc::new(about.details.clone())),
             credit: credit.amount,
             expires_ms: credit.expires_ms,
             note: Some(credit.note.clone()),

@@ -75,6 +75,7 @@ impl Book {
             details: row.details.clone(),
             at_ms: row.at_ms,
             held: row.held,
+            lease: row.note.clone(),
             budgets: Vec::new(),
             credit_line: None,
             checkpoint: None,

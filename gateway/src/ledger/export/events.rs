@@ -12,7 +12,7 @@ use super::{ExportError, LineError, Lines};
 use crate::civil;
 use crate::config::Reports;
 use crate::ledger::details::{Tags, hex};
-use crate::ledger::row::{Charge, Transfer};
+use crate::ledger::row::{Charge, Transfer, UNIT_HOURS};
 
 /// Longest event id that every consumer takes, in bytes.
 const MAX_ID: usize = 100;
@@ -21,6 +21,12 @@ const MAX_ID: usize = 100;
 fn event_id(row: &Transfer, charge: &Charge) -> String {
     let id = format!("{}:{}", row.request_id, charge.class);
     if id.len() <= MAX_ID { id } else { hex(&Sha256::digest(id.as_bytes())) }
+}
+
+/// Name of a class's meter.
+fn meter(class: &str) -> String {
+    let of = if class == UNIT_HOURS { "" } else { "_tokens" };
+    format!("spillway_{class}{of}")
 }
 
 /// Writes a JSON line for each class that was used.
@@ -78,7 +84,7 @@ impl Lines for CloudEvents {
                 specversion: "1.0",
                 id: event_id(row, charge),
                 source: &self.source,
-                kind: "spillway.tokens",
+                kind: if row.facts.is_holding() { "spillway.unit_hours" } else { "spillway.tokens" },
                 subject: &facts.org_id,
                 time: civil::format_ms(row.at_ms),
                 datacontenttype: "application/json",
@@ -126,7 +132,7 @@ impl Lines for Stripe<'_> {
         };
         each_class(row, out, |charge| {
             json!({
-                "event_name": format!("spillway_{}_tokens", charge.class),
+                "event_name": meter(charge.class),
                 "identifier": event_id(row, charge),
                 "timestamp": row.at_ms / 1_000,
                 "payload": {

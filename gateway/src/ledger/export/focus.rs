@@ -12,7 +12,7 @@ use super::{ExportError, LineError, Lines, Request};
 use crate::civil;
 use crate::config::Reports;
 use crate::ledger::details::Tags;
-use crate::ledger::row::{Charge, Transfer};
+use crate::ledger::row::{Charge, Kind, Transfer};
 use crate::ledger::types::LedgerError;
 use crate::money::Picos;
 
@@ -22,10 +22,13 @@ pub(in crate::ledger) mod lint;
 pub(in crate::ledger) use columns::invoice_id;
 
 const HOUR_MS: u64 = 3_600_000;
+/// Class of what is given back.
+const REBATE: &str = "rebate";
 
 /// What a line is about, within its hour; lines are in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Group {
+    category: Category,
     org_id: String,
     project_id: String,
     key_id: String,
@@ -33,9 +36,32 @@ struct Group {
     tier: String,
     price_id: String,
     class: &'static str,
+    /// The lease that it uses, pays for, or gives back for.
+    lease: Option<String>,
     tags: Option<Tags>,
     /// There were more tag sets than may be told apart.
     tags_omitted: bool,
+}
+
+/// What a line charges for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Category {
+    /// Tokens.
+    Usage,
+    /// The holding of capacity.
+    Purchase,
+    /// What is given back for a lease.
+    Credit,
+}
+
+impl Category {
+    fn of(row: &Transfer) -> Self {
+        match row.kind {
+            Kind::Grant => Self::Credit,
+            _ if row.facts.is_holding() => Self::Purchase,
+            _ => Self::Usage,
+        }
+    }
 }
 
 /// Sums over a group's requests, and what they have in common.
@@ -88,7 +114,14 @@ impl<'a> Focus<'a> {
     pub(in crate::ledger) fn add(&mut self, row: &Transfer) -> Result<(), LedgerError> {
         self.hour_ms = hour_of(row);
         let (tags, tags_omitted) = self.tags_of(row);
-        for charge in row.charges().into_iter().filter(|charge| charge.tokens > 0) {
+        let used = row.charges().into_iter().filter(|charge| charge.tokens > 0);
+        let given = (row.credit > Picos::ZERO).then(|| Charge {
+            class: REBATE,
+            tokens: 0,
+            price: Picos::ZERO,
+            cost: Picos(-row.credit.0),
+        });
+        for charge in used.chain(given) {
             let group = group_of(row, &charge, tags.clone(), tags_omitted);
             let sums = self.groups.entry(group).or_insert_with(|| Sums::new(row, &charge));
             sums.add(row, &charge)?;
@@ -135,6 +168,7 @@ fn hour_of(row: &Transfer) -> u64 {
 fn group_of(row: &Transfer, charge: &Charge, tags: Option<Tags>, tags_omitted: bool) -> Group {
     let (facts, price) = (&row.facts, &row.facts.price);
     Group {
+        category: Category::of(row),
         org_id: facts.org_id.clone(),
         project_id: facts.project_id.clone(),
         key_id: facts.key_id.clone(),
@@ -142,6 +176,7 @@ fn group_of(row: &Transfer, charge: &Charge, tags: Option<Tags>, tags_omitted: b
         tier: price.tier.clone(),
         price_id: price.id.clone(),
         class: charge.class,
+        lease: row.lease().map(str::to_owned),
         tags,
         tags_omitted,
     }
@@ -170,7 +205,7 @@ impl Sums {
         self.cost += i128::from(charge.cost.0);
         self.requests += 1;
         self.last_seq = row.seq;
-        if self.cost != i128::from(self.price.0) * i128::from(self.tokens) {
+        if charge.class != REBATE && self.cost != i128::from(self.price.0) * i128::from(self.tokens) {
             let message = format!("row {}: price x tokens of {} is not its cost", row.seq, charge.class);
             return Err(LedgerError::Corrupt(message));
         }

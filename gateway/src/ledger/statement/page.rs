@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{DAY_MS, Statement, Sums};
 use crate::civil;
 use crate::ledger::export::focus::invoice_id;
+use crate::ledger::row::UNIT_HOURS;
 use crate::money::Picos;
 
 const STYLE: &str = "
@@ -188,6 +189,10 @@ fn items(page: &mut String, statement: &Statement) {
     );
     let places = places(statement.items.values().map(|item| item.cost).chain([statement.total.cost]));
     for ((model, tier, class, version), item) in &statement.items {
+        let price = match *class {
+            UNIT_HOURS => format!("{} each", item.price),
+            _ => padded(&item.price.to_usd_per_million(), 2),
+        };
         let class = class.replace('_', " ");
         let (model, tier, version) = (escaped(model), escaped(tier), escaped(version));
         write(
@@ -196,7 +201,7 @@ fn items(page: &mut String, statement: &Statement) {
                 "<tr><td>{model}, {class}<br><code class=\"soft\">{version}</code></td><td>{tier}</td><td class=\"n\">{}</td>\
                  <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
                 grouped(item.tokens),
-                padded(&item.price.to_usd_per_million(), 2),
+                price,
                 padded(&usd(item.cost), places)
             ),
         );

@@ -11,6 +11,7 @@ fn grant(id: &str, amount: i64, expires_ms: Option<u64>, at_ms: u64) -> Credit {
         kind: CreditKind::Grant,
         amount: Picos(amount),
         expires_ms,
+        lease: None,
         note: "paid".to_owned(),
         at_ms,
     }

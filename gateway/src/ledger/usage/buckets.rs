@@ -36,6 +36,9 @@ impl Dimension {
     }
 }
 
+/// True of what is paid for the holding of capacity.
+const HOLDING: &str = "endpoint = '/v1/capacity/leases'";
+
 /// Kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
@@ -77,6 +80,8 @@ pub struct Line {
     pub group: Vec<Option<String>>,
     /// Settled requests.
     pub requests: u64,
+    /// Unit-hours of capacity held, and their cost; apart from the classes of tokens.
+    pub held: (u64, Picos),
     /// Tokens and cost by class: uncached input, cached input, output.
     pub classes: [(u64, Picos); 3],
 }
@@ -133,7 +138,9 @@ fn statement(question: &Question) -> (String, Vec<Value>) {
     ];
     let mut conditions = String::new();
     match question.served {
-        Served::Completions => conditions.push_str(" AND endpoint <> '/v1/embeddings'"),
+        Served::Completions => {
+            conditions.push_str(" AND endpoint NOT IN ('/v1/embeddings', '/v1/capacity/leases')")
+        }
         Served::Embeddings => conditions.push_str(" AND endpoint = '/v1/embeddings'"),
         Served::All => {}
     }
@@ -149,8 +156,11 @@ fn statement(question: &Question) -> (String, Vec<Value>) {
     }
     let columns: String = question.group_by.iter().map(|group| format!(", {}", group.column())).collect();
     let sql = format!(
-        "SELECT at_ms / ?1 AS bucket, count(*), sum(uncached_input), sum(cached_input), sum(output),
-                sum(cost_uncached_input), sum(cost_cached_input), sum(cost_output){columns}
+        "SELECT at_ms / ?1 AS bucket, count(*) FILTER (WHERE NOT {HOLDING}),
+                coalesce(sum(uncached_input) FILTER (WHERE NOT {HOLDING}), 0), sum(cached_input), sum(output),
+                coalesce(sum(cost_uncached_input) FILTER (WHERE NOT {HOLDING}), 0), sum(cost_cached_input),
+                sum(cost_output), coalesce(sum(uncached_input) FILTER (WHERE {HOLDING}), 0),
+                coalesce(sum(cost_uncached_input) FILTER (WHERE {HOLDING}), 0){columns}
          FROM transfers WHERE kind = 'settle' AND org_id = ?2 AND at_ms >= ?3 AND at_ms < ?4{conditions}
          GROUP BY bucket{columns} ORDER BY bucket{columns} LIMIT ?5"
     );
@@ -159,11 +169,12 @@ fn statement(question: &Question) -> (String, Vec<Value>) {
 
 fn line(row: &Row<'_>, question: &Question) -> rusqlite::Result<Line> {
     let class = |at: usize| Ok::<_, rusqlite::Error>((row.get(at)?, Picos(row.get(at + 3)?)));
-    let group = (0..question.group_by.len()).map(|at| row.get(8 + at));
+    let group = (0..question.group_by.len()).map(|at| row.get(10 + at));
     Ok(Line {
         from_ms: row.get::<_, u64>(0)? * question.width_ms,
         group: group.collect::<rusqlite::Result<_>>()?,
         requests: row.get(1)?,
+        held: (row.get(8)?, Picos(row.get(9)?)),
         classes: [class(2)?, class(3)?, class(4)?],
     })
 }

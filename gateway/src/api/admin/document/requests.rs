@@ -84,7 +84,8 @@ taken! {
             expires_at: u64;
             /// After how long it ends.
             expires_in_seconds: u64;
-            /// Rights: `model.request`, `model.read`, `data.read`, `data.write`; none: all.
+            /// Rights: `model.request`, `model.read`, `data.read`, `data.write`,
+            /// `capacity.write`; none: all.
             scopes: Vec<String>;
             /// Models that exist for it.
             allowed_models: Vec<String>;

@@ -1,6 +1,6 @@
 //! Every column of FOCUS 1.2 and of FOCUS 1.4, and our own, which begin with `x_`. An empty value is null.
 
-use super::Line;
+use super::{Category, Line};
 use crate::civil;
 use crate::ledger::details::Tags;
 use crate::ledger::export::decimal;
@@ -10,6 +10,8 @@ use crate::ledger::export::text::inert;
 const USD: usize = 12;
 /// Places of a price in USD per 1M tokens, and of a quantity of 1M tokens.
 const PER_MILLION: usize = 6;
+/// Unit of what is held.
+const UNIT_HOURS: &str = "Unit-Hours";
 
 /// A column: its name, and its value for a line.
 pub(in crate::ledger) type Column = (&'static str, fn(&Line<'_>) -> String);
@@ -29,24 +31,26 @@ pub(super) const COLUMNS: [Column; 78] = [
     ("BillingCurrency", usd),
     ("BillingPeriodEnd", |line| civil::format_s(civil::month_of(line.hour_ms).1)),
     ("BillingPeriodStart", |line| civil::format_s(civil::month_of(line.hour_ms).0)),
-    ("CapacityReservationId", null),
-    ("CapacityReservationStatus", null),
-    ("ChargeCategory", |_| "Usage".to_owned()),
+    ("CapacityReservationId", lease),
+    ("CapacityReservationStatus", reservation_status),
+    ("ChargeCategory", |line| format!("{:?}", line.group.category)),
     ("ChargeClass", null),
     ("ChargeDescription", description),
-    ("ChargeFrequency", |_| "Usage-Based".to_owned()),
+    ("ChargeFrequency", |line| by_category(line, ["Usage-Based", "Recurring", "One-Time"])),
     ("ChargePeriodEnd", |line| civil::format_s(line.hour_ms + super::HOUR_MS)),
     ("ChargePeriodStart", |line| civil::format_s(line.hour_ms)),
-    ("CommitmentDiscountCategory", null),
-    ("CommitmentDiscountId", null),
-    ("CommitmentDiscountName", null),
-    ("CommitmentDiscountQuantity", null),
+    ("CommitmentDiscountCategory", |line| by_category(line, ["", "Usage", ""])),
+    ("CommitmentDiscountId", |line| purchase(line, lease(line))),
+    ("CommitmentDiscountName", |line| {
+        purchase(line, format!("Lease of {}", inert(line.group.model.clone())))
+    }),
+    ("CommitmentDiscountQuantity", |line| purchase(line, decimal(line.sums.tokens.into(), 0))),
     ("CommitmentDiscountStatus", null),
-    ("CommitmentDiscountType", null),
-    ("CommitmentDiscountUnit", null),
+    ("CommitmentDiscountType", |line| by_category(line, ["", "Capacity Lease", ""])),
+    ("CommitmentDiscountUnit", |line| by_category(line, ["", UNIT_HOURS, ""])),
     ("CommitmentProgramEligibilityDetails", null),
-    ("ConsumedQuantity", |line| decimal(line.sums.tokens.into(), 0)),
-    ("ConsumedUnit", |_| "Tokens".to_owned()),
+    ("ConsumedQuantity", consumed),
+    ("ConsumedUnit", |line| by_category(line, ["Tokens", "", ""])),
     ("ContractApplied", null),
     ("ContractedCost", cost),
     ("ContractedUnitPrice", unit_price),
@@ -62,8 +66,8 @@ pub(super) const COLUMNS: [Column; 78] = [
     ("PricingCurrencyContractedUnitPrice", unit_price),
     ("PricingCurrencyEffectiveCost", cost),
     ("PricingCurrencyListUnitPrice", unit_price),
-    ("PricingQuantity", |line| decimal(line.sums.tokens.into(), PER_MILLION)),
-    ("PricingUnit", |_| "1000000 Tokens".to_owned()),
+    ("PricingQuantity", pricing_quantity),
+    ("PricingUnit", |line| by_category(line, ["1000000 Tokens", UNIT_HOURS, ""])),
     ("ProviderName", provider),
     ("PublisherName", provider),
     ("RegionId", region),
@@ -76,9 +80,9 @@ pub(super) const COLUMNS: [Column; 78] = [
     ("ServiceProviderName", provider),
     ("ServiceSubcategory", |_| "Generative AI".to_owned()),
     ("SkuId", |line| inert(format!("{}/{}/{}", line.group.model, line.group.tier, line.group.class))),
-    ("SkuMeter", |line| format!("{} tokens", class_name(line.group.class))),
+    ("SkuMeter", meter),
     ("SkuPriceDetails", price_details),
-    ("SkuPriceId", |line| format!("{}/{}", line.group.price_id, line.group.class)),
+    ("SkuPriceId", |line| priced(line, format!("{}/{}", line.group.price_id, line.group.class))),
     ("SubAccountId", |line| line.group.project_id.clone()),
     ("SubAccountName", |line| inert(line.sums.project_name.clone())),
     ("SubAccountType", |_| "Project".to_owned()),
@@ -133,22 +137,86 @@ fn cost(line: &Line<'_>) -> String {
 }
 
 fn unit_price(line: &Line<'_>) -> String {
-    decimal(line.sums.price.0.into(), PER_MILLION)
+    let places = if line.group.category == Category::Purchase { USD } else { PER_MILLION };
+    priced(line, decimal(line.sums.price.0.into(), places))
+}
+
+fn pricing_quantity(line: &Line<'_>) -> String {
+    let places = if line.group.category == Category::Purchase { 0 } else { PER_MILLION };
+    priced(line, decimal(line.sums.tokens.into(), places))
+}
+
+fn consumed(line: &Line<'_>) -> String {
+    match line.group.category {
+        Category::Usage => decimal(line.sums.tokens.into(), 0),
+        Category::Purchase | Category::Credit => String::new(),
+    }
+}
+
+fn lease(line: &Line<'_>) -> String {
+    line.group.lease.clone().unwrap_or_default()
+}
+
+/// Only usage has one; what a lease holds and nobody uses is no line of its own.
+fn reservation_status(line: &Line<'_>) -> String {
+    let is_used = line.group.category == Category::Usage && line.group.lease.is_some();
+    (if is_used { "Used" } else { "" }).to_owned()
+}
+
+/// A text for each category.
+fn by_category(line: &Line<'_>, [usage, purchase, credit]: [&str; 3]) -> String {
+    let text = match line.group.category {
+        Category::Usage => usage,
+        Category::Purchase => purchase,
+        Category::Credit => credit,
+    };
+    text.to_owned()
+}
+
+/// What only a purchase has.
+fn purchase(line: &Line<'_>, value: String) -> String {
+    if line.group.category == Category::Purchase { value } else { String::new() }
+}
+
+/// What a credit does not have.
+fn priced(line: &Line<'_>, value: String) -> String {
+    if line.group.category == Category::Credit { String::new() } else { value }
+}
+
+fn meter(line: &Line<'_>) -> String {
+    match line.group.category {
+        Category::Usage => format!("{} tokens", class_name(line.group.class)),
+        Category::Purchase | Category::Credit => UNIT_HOURS.to_owned(),
+    }
 }
 
 fn description(line: &Line<'_>) -> String {
     let group = line.group;
-    inert(format!("{} {} tokens, {} tier", group.model, class_name(group.class).to_lowercase(), group.tier))
+    inert(match group.category {
+        Category::Usage => {
+            format!("{} {} tokens, {} tier", group.model, class_name(group.class).to_lowercase(), group.tier)
+        }
+        Category::Purchase => format!("{} capacity held, {}", group.model, lease(line)),
+        Category::Credit => format!("{} capacity given back, {}", group.model, lease(line)),
+    })
 }
 
 /// What is sold from spare capacity is priced below the list and may be interrupted.
 fn pricing_category(line: &Line<'_>) -> String {
+    match line.group.category {
+        Category::Usage => {}
+        Category::Purchase => return "Committed".to_owned(),
+        Category::Credit => return String::new(),
+    }
     let tier = line.group.tier.as_str();
     let is_spare = matches!(tier, "flex" | "batch" | "spot") || tier.starts_with("batch_");
     (if is_spare { "Dynamic" } else { "Standard" }).to_owned()
 }
 
 fn price_details(line: &Line<'_>) -> String {
+    if line.group.category == Category::Credit {
+        return String::new();
+    }
     let details = [("x_Model", &line.group.model), ("x_ServiceTier", &line.group.tier)];
     let token_type = line.group.class.to_owned();
     let all = details.into_iter().chain([("x_TokenType", &token_type)]);

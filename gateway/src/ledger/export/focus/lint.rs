@@ -12,6 +12,8 @@ use crate::ledger::types::LedgerError;
 pub(in crate::ledger) struct Lint {
     /// Sum of `BilledCost`, pico-USD.
     pub(in crate::ledger) cost: i128,
+    /// What credits give back, pico-USD.
+    pub(in crate::ledger) credited: i128,
     /// Sum of `ConsumedQuantity`.
     pub(in crate::ledger) tokens: i128,
     /// The first problem of each kind.
@@ -37,9 +39,23 @@ impl Lint {
         let number = |name: &'static str, places| {
             units(text(name), places).ok_or_else(|| format!("FOCUS: {name} {:?} is no decimal", text(name)))
         };
-        let (tokens, quantity) = (number("ConsumedQuantity", 0)?, number("PricingQuantity", 6)?);
         let billed = number("BilledCost", 12)?;
-        self.tokens += tokens;
+        let (quantity, places) = match text("ChargeCategory") {
+            "Credit" => {
+                self.credited -= billed;
+                let all_give = billed < 0 && text("PricingQuantity").is_empty();
+                return if all_give { Ok(()) } else { Err("FOCUS: a credit that gives nothing".to_owned()) };
+            }
+            "Purchase" => (number("PricingQuantity", 0)?, 12),
+            _ => {
+                let (tokens, quantity) = (number("ConsumedQuantity", 0)?, number("PricingQuantity", 6)?);
+                if quantity != tokens {
+                    return Err("FOCUS: the priced quantity is not the consumed one".to_owned());
+                }
+                self.tokens += tokens;
+                (quantity, 6)
+            }
+        };
         self.cost += billed;
         for (price, cost) in [
             ("ListUnitPrice", "ListCost"),
@@ -48,11 +64,11 @@ impl Lint {
             ("PricingCurrencyContractedUnitPrice", "PricingCurrencyEffectiveCost"),
             ("PricingCurrencyListUnitPrice", "BilledCost"),
         ] {
-            if number(price, 6)? * quantity != number(cost, 12)? {
+            if number(price, places)? * quantity != number(cost, 12)? {
                 return Err(format!("FOCUS: {price} x PricingQuantity is not {cost}"));
             }
         }
-        if tokens <= 0 || billed < 0 || quantity != tokens {
+        if quantity <= 0 || billed < 0 {
             return Err("FOCUS: a quantity or cost is out of range".to_owned());
         }
         let instant = |name: &str| {
@@ -81,8 +97,9 @@ impl Lint {
             self.keys.clear();
             hour.clone_into(&mut self.hour);
         }
-        let names = ["BillingAccountId", "SubAccountId", "x_ApiKeyId", "SkuPriceId", "Tags", "x_TagsOmitted"];
-        let key = names.map(|name| line.get(name).map_or("", String::as_str)).join("\n");
+        let own = ["BillingAccountId", "SubAccountId", "x_ApiKeyId", "SkuPriceId", "Tags", "x_TagsOmitted"];
+        let names = own.into_iter().chain(["CapacityReservationId"]);
+        let key = names.map(|name| line.get(name).map_or("", String::as_str)).collect::<Vec<_>>().join("\n");
         if self.keys.insert(key) { Ok(()) } else { Err("FOCUS: two lines are about the same".to_owned()) }
     }
 }
