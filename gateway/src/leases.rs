@@ -247,6 +247,11 @@ impl Leases {
         self.inner.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no lease has anything left to do.
+    fn is_idle(&self) -> bool {
+        self.inner.granted.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Takes over what requests may use.
     fn refresh(&self, db: &Connection) -> Result<(), LeaseError> {
         let alive = store::alive(db)?.into_iter().filter(|kept| kept.stage != Stage::Pending);

@@ -45,6 +45,7 @@ pub use evidence::{Evidence, Evidences};
 pub use leased::{HourUse, hour_use};
 pub use period::{Period, PeriodError};
 pub use recovery::{Finished, Recovery};
+pub use row::LEASES;
 pub use types::{
     BudgetPeriod, BudgetScope, BudgetShortage, Credit, CreditKind, CreditShortage, EndReason, HoldError,
     HoldRequest, LeaseCredit, LedgerError, Settled, Settlement, Timings, Tokens,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, Transaction};
 
 /// How long a statement waits for another process; writes take milliseconds, so this is ample.
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
@@ -25,4 +25,14 @@ pub(crate) fn open(path: &Path) -> rusqlite::Result<Connection> {
         }
     }
     db.pragma_update(None, "journal_mode", "WAL").map(|()| db)
+}
+
+/// Makes `tables` in a database without a version; of another `version` than this, it gives the one that was found.
+pub(crate) fn make(tx: &Transaction<'_>, tables: &str, version: i64) -> rusqlite::Result<Result<(), i64>> {
+    let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == 0 {
+        tx.execute_batch(tables)?;
+        tx.pragma_update(None, "user_version", version)?;
+    }
+    Ok(if found == 0 || found == version { Ok(()) } else { Err(found) })
 }

@@ -102,13 +102,7 @@ impl Idempotency {
         // A key that was taken must stay taken after a power cut, or a retry could be billed again.
         db.pragma_update(None, "synchronous", "FULL")?;
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if found == 0 {
-            tx.execute_batch(TABLES)?;
-            tx.pragma_update(None, "user_version", VERSION)?;
-        } else if found != VERSION {
-            return Err(StoreError::Schema { found });
-        }
+        sqlite::make(&tx, TABLES, VERSION)?.map_err(|found| StoreError::Schema { found })?;
         resolve(&tx, billed)?;
         tx.commit()?;
         let inner = Inner { db, swept_ms: 0 };

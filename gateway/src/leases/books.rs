@@ -8,13 +8,11 @@ use super::{LeaseError, Leases};
 use crate::accounts::{Budget, Identity};
 use crate::civil::HOUR_MS;
 use crate::ledger::{
-    Credit, CreditKind, Details, EndReason, HoldRequest, LeaseCredit, Ledger, LedgerError, Settlement,
-    Timings, hour_use,
+    Credit, CreditKind, Details, EndReason, HoldRequest, LEASES, LeaseCredit, Ledger, LedgerError,
+    Settlement, Timings, hour_use,
 };
 use crate::money::{Picos, PriceVersion, Tokens};
 
-/// Endpoint of what is billed for holding.
-const ENDPOINT: &str = "/v1/capacity/leases";
 /// Tier in price and bill.
 const TIER: &str = "lease";
 /// After an hour, until all that was settled in it is in the ledger.
@@ -57,6 +55,9 @@ impl Leases {
     /// are over. What fails is tried again at the next call.
     pub async fn keep(&self, ledger: &Ledger, now_ms: u64) -> Result<(), LeaseError> {
         let _alone = self.inner.keeping.lock().await;
+        if self.is_idle() {
+            return Ok(());
+        }
         for kept in self.alive().await? {
             if kept.stage == Stage::Live {
                 self.bill(ledger, &kept, now_ms).await?;
@@ -211,7 +212,7 @@ fn hold(lease: &Lease, hour_ms: u64, amount: Picos, now_ms: u64) -> HoldRequest 
         org_id: lease.org_id.clone(),
         model: lease.model.clone(),
         tier: TIER.to_owned(),
-        endpoint: ENDPOINT.to_owned(),
+        endpoint: LEASES.to_owned(),
         price: price(lease),
         amount,
         prompt_tokens: 0,

@@ -95,13 +95,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, LeaseError> {
     // A place that was sold must not be sold again after a power cut.
     db.pragma_update(None, "synchronous", "FULL")?;
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found == 0 {
-        tx.execute_batch(TABLES)?;
-        tx.pragma_update(None, "user_version", VERSION)?;
-    } else if found != VERSION {
-        return Err(LeaseError::Schema { found, known: VERSION });
-    }
+    sqlite::make(&tx, TABLES, VERSION)?.map_err(|found| LeaseError::Schema { found, known: VERSION })?;
     tx.commit()?;
     Ok(db)
 }

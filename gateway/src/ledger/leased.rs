@@ -6,6 +6,7 @@ use rusqlite::params;
 
 use super::period::Period;
 use super::reader;
+use super::row::LEASES;
 use super::types::LedgerError;
 use crate::civil::HOUR_MS;
 
@@ -34,7 +35,7 @@ pub fn hour_use(
                                         THEN tokens END), 0)
                FROM (SELECT note, tier, output + (uncached_input + ?5 - 1) / ?5 AS tokens FROM transfers
                      WHERE kind = 'settle' AND seq BETWEEN ?1 AND ?2 AND model = ?3
-                     AND endpoint <> '/v1/capacity/leases')";
-    let values = params![span.first, span.last, model, lease, prompt_weight];
+                     AND endpoint <> ?6)";
+    let values = params![span.first, span.last, model, lease, prompt_weight, LEASES];
     Ok(db.query_row(sql, values, |row| Ok(HourUse { leased: row.get(0)?, surplus: row.get(1)? }))?)
 }

@@ -16,7 +16,7 @@ pub(super) type Hash = [u8; 32];
 pub(super) const GENESIS: Hash = [0; 32];
 
 /// Endpoint of rows that pay for the holding of capacity, and of credits for it.
-pub(super) const LEASES: &str = "/v1/capacity/leases";
+pub const LEASES: &str = "/v1/capacity/leases";
 
 /// Class of what is billed there: what one unit is held for one hour.
 pub(super) const UNIT_HOURS: &str = "unit_hours";

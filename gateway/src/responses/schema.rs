@@ -39,13 +39,7 @@ pub(super) fn open(dir: &Path) -> Result<Connection, StoreError> {
     // What replaces a row removes it first, and the triggers must hear of it.
     db.pragma_update(None, "recursive_triggers", true)?;
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found == 0 {
-        tx.execute_batch(TABLES)?;
-        tx.pragma_update(None, "user_version", VERSION)?;
-    } else if found != VERSION {
-        return Err(StoreError::Schema { found, known: VERSION });
-    }
+    sqlite::make(&tx, TABLES, VERSION)?.map_err(|found| StoreError::Schema { found, known: VERSION })?;
     tx.commit()?;
     Ok(db)
 }

@@ -139,20 +139,25 @@ fn a_lease_guarantees_its_rate_and_no_unit_is_sold_twice() {
     assert_eq!(tiers[&first_id], "reserved");
     assert_eq!(tiers.values().filter(|tier| *tier == "lease").count(), 2);
 
+    ended(&server, (&key, &lease), (&other, &shared));
+    later(&server, &key, lease["start"].as_u64().expect("a start") + 48 * 3_600);
+    server.verify();
+}
+
+/// A lease ends by its own project alone, and after an hour that has begun.
+fn ended(server: &Server, (key, lease): (&str, &Value), (other, shared): (&str, &Value)) {
     let path = format!("/v1/capacity/leases/{}", text(&lease["id"]));
-    assert_eq!(server.fetch(&path, &other).code(), "lease_not_found");
-    assert_eq!(end(&server, &other, &lease["id"]).status(), 404);
-    let ended = end(&server, &key, &lease["id"]).ok();
+    assert_eq!(server.fetch(&path, other).code(), "lease_not_found");
+    assert_eq!(end(server, other, &lease["id"]).status(), 404);
+    let ended = end(server, key, &lease["id"]).ok();
     assert_eq!((text(&ended["status"]), text(&ended["notice"]["by"])), ("active", "holder"), "{ended}");
     assert_eq!(ended["end"].as_u64(), ended["start"].as_u64().map(|start| start + 3_600));
-    let again = end(&server, &other, &shared["id"]);
+    let again = end(server, other, &shared["id"]);
     assert_eq!(
         (again.status(), again.code().as_str()),
         (409, "lease_not_endable"),
         "its only hour has begun"
     );
-    later(&server, &key, lease["start"].as_u64().expect("a start") + 48 * 3_600);
-    server.verify();
 }
 
 /// A lease of the day after tomorrow: given up by its holder, and taken back by the operator.
