@@ -42,9 +42,15 @@ struct Args {
     /// Tokens to generate; the end-of-text token is ignored so that all requests do equal work.
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
+    /// Requests before these, one after another and not counted.
+    #[arg(long, default_value_t = 0)]
+    warm: usize,
     /// Seed of arrivals and prompts.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What one request saw; times since its planned arrival.
@@ -55,6 +61,15 @@ struct Trace {
     tokens: u64,
     prompt_tokens: u64,
     error: Option<String>,
+}
+
+impl Trace {
+    /// Tokens a second after the first; none where there was nothing to wait for.
+    #[allow(clippy::cast_precision_loss)]
+    fn rate(&self) -> Option<f64> {
+        let seconds = self.gaps.iter().sum::<Duration>().as_secs_f64();
+        (seconds > 0.0).then(|| self.tokens.saturating_sub(1) as f64 / seconds)
+    }
 }
 
 /// A small generator (splitmix64): the load must be the same for every server that is compared.
@@ -171,12 +186,21 @@ async fn run(args: Args) -> (Vec<Trace>, Duration) {
         Arc::new(Semaphore::new(if args.rate.is_some() { Semaphore::MAX_PERMITS } else { args.concurrency }));
     let mut rng = Rng(args.seed);
     let shared = prompt(args.shared_words.min(args.words), &mut rng);
+    let text = |rng: &mut Rng| {
+        let own = prompt(args.words.saturating_sub(args.shared_words), rng);
+        format!("{shared} {own}")
+    };
+    for _ in 0..args.warm {
+        let warm = one(&args, text(&mut rng), Instant::now()).await;
+        if warm.error.is_some() {
+            return (vec![warm], Duration::ZERO);
+        }
+    }
     let begin = Instant::now();
     let mut due = begin;
     let mut tasks = Vec::with_capacity(args.requests);
     for _ in 0..args.requests {
-        let own = prompt(args.words.saturating_sub(args.shared_words), &mut rng);
-        let text = format!("{shared} {own}");
+        let text = text(&mut rng);
         if let Some(rate) = args.rate {
             due += Duration::from_secs_f64(-(1.0 - rng.unit()).ln() / rate);
             tokio::time::sleep_until(due.into()).await;
@@ -209,29 +233,49 @@ fn quantile_ms(samples: &mut [Duration], q: f64) -> f64 {
     }
 }
 
-fn report(traces: &[Trace], wall: Duration) {
+/// The figures of a run; rates in tokens a second.
+#[allow(clippy::cast_precision_loss)]
+fn figures(traces: &[Trace], wall: Duration) -> Vec<(&'static str, f64)> {
     let mut ttft: Vec<Duration> = traces.iter().filter_map(|trace| trace.first_token).collect();
     let mut gaps: Vec<Duration> = traces.iter().flat_map(|trace| trace.gaps.iter().copied()).collect();
+    // A chunk may hold several tokens, so a stream's own rate is not that of its chunks.
+    let mut rates: Vec<f64> = traces.iter().filter_map(Trace::rate).collect();
+    rates.sort_unstable_by(f64::total_cmp);
     let output: u64 = traces.iter().map(|trace| trace.tokens).sum();
     let input: u64 = traces.iter().map(|trace| trace.prompt_tokens).sum();
-    let errors: Vec<&String> = traces.iter().filter_map(|trace| trace.error.as_ref()).collect();
     let seconds = wall.as_secs_f64();
-    println!(
-        "| requests | errors | wall s | in tok/s | out tok/s | TTFT p50 | p99 ms | inter-token p50 | p99 ms |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    println!(
-        "| {} | {} | {seconds:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
-        traces.len(),
-        errors.len(),
-        input as f64 / seconds,
-        output as f64 / seconds,
-        quantile_ms(&mut ttft, 0.5),
-        quantile_ms(&mut ttft, 0.99),
-        quantile_ms(&mut gaps, 0.5),
-        quantile_ms(&mut gaps, 0.99),
-    );
-    if let Some(first) = errors.first() {
+    vec![
+        ("requests", traces.len() as f64),
+        ("errors", traces.iter().filter(|trace| trace.error.is_some()).count() as f64),
+        ("wall_s", seconds),
+        ("in_rate", input as f64 / seconds),
+        ("out_rate", output as f64 / seconds),
+        ("stream_rate", rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)),
+        ("ttft_p50_ms", quantile_ms(&mut ttft, 0.5)),
+        ("ttft_p99_ms", quantile_ms(&mut ttft, 0.99)),
+        ("gap_p50_ms", quantile_ms(&mut gaps, 0.5)),
+        ("gap_p99_ms", quantile_ms(&mut gaps, 0.99)),
+    ]
+}
+
+fn report(args: &Args, traces: &[Trace], wall: Duration) {
+    let figures = figures(traces, wall);
+    if args.json {
+        let object: serde_json::Map<String, serde_json::Value> =
+            figures.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+        println!("{}", serde_json::Value::from(object));
+    } else {
+        println!(
+            "| requests | errors | wall s | in tok/s | out tok/s | tok/s of a stream | TTFT p50 | p99 ms | \
+             inter-token p50 | p99 ms |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|");
+        // Times between tokens are short, counts are whole.
+        let digits = [0, 0, 2, 0, 0, 0, 0, 0, 1, 1];
+        let cells = figures.iter().zip(digits).map(|((_, value), digits)| format!("{value:.digits$}"));
+        println!("| {} |", cells.collect::<Vec<_>>().join(" | "));
+    }
+    if let Some(first) = traces.iter().find_map(|trace| trace.error.as_ref()) {
         eprintln!("first error: {first}");
     }
 }
@@ -240,7 +284,7 @@ fn main() -> std::io::Result<()> {
     let args = Args::parse();
     // One thread: the client must not take a second core from the server it measures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (traces, wall) = runtime.block_on(run(args));
-    report(&traces, wall);
+    let (traces, wall) = runtime.block_on(run(args.clone()));
+    report(&args, &traces, wall);
     Ok(())
 }
