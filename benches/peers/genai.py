@@ -60,6 +60,10 @@ def main():
     pipeline = Pipeline(model, threads)
     pipeline.burst([["Hello"]], 1)
     start_s = time.perf_counter() - began
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if not case["requests"]:
+        print(json.dumps({"start_s": start_s, "peak_mib": peak()}))
+        return
     shared = words(case["shared_words"])
     prompts = [shared + words(case["words"] - len(shared)) for _ in range(case["requests"] + case["warm"])]
     for _ in range(case["warm"]):
@@ -80,7 +84,7 @@ def main():
         "stream_rate": statistics.median(rates) if rates else None,
         "ttft_p50_ms": quantile(first, 0.5), "ttft_p99_ms": quantile(first, 0.99),
         "gap_p50_ms": quantile(gaps, 0.5), "gap_p99_ms": quantile(gaps, 0.99), "start_s": start_s,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        "peak_mib": peak()}))
 
 
 main()

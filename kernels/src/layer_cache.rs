@@ -2,6 +2,9 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
+use half::f16;
+use half::vec::HalfBitsVecExt;
+
 use crate::HeadShape;
 
 /// Paged K and V of one layer: a tensor `[2, num_blocks, kv_heads, block_size, head_dim]` of f16.
@@ -44,8 +47,7 @@ impl LayerCache {
             bail!("cache: {num_blocks} pages of {block_size} positions are not usable");
         }
         let dims = &[layers, 2, num_blocks, shape.kv_heads, block_size, shape.head_dim];
-        let all = Tensor::zeros(&dims[..], DType::F16, device)?;
-        advise_huge_pages(&all);
+        let all = zeros(&dims[..], device)?;
         let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
         (0..layers)
             .map(|layer| Ok(Self { tensor: all.get(layer)?, num_blocks, block_size, kv_heads, head_dim }))
@@ -79,6 +81,18 @@ impl LayerCache {
         }
         Ok(())
     }
+}
+
+/// Zeros, of which main memory holds only what has been written: the allocator hands out untouched pages for integers
+/// that are zero, but not for floats, which it would write one by one.
+fn zeros(dims: &[usize], device: &Device) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return Tensor::zeros(dims, DType::F16, device);
+    }
+    let values: Vec<f16> = vec![0_u16; dims.iter().product()].reinterpret_into();
+    let tensor = Tensor::from_vec(values, dims, device)?;
+    advise_huge_pages(&tensor);
+    Ok(tensor)
 }
 
 /// Asks for huge pages behind a cache in main memory: attention jumps from page to page of it.

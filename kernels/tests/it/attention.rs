@@ -185,6 +185,26 @@ fn the_candle_op_writes_its_cache_and_attends() {
     assert!([0, 2].iter().all(|layer| stored(*layer).iter().all(|value| *value == f16::ZERO)));
 }
 
+/// Bytes of this process in main memory.
+#[cfg(target_os = "linux")]
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc(5)");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cache_takes_memory_only_where_it_is_written() {
+    let (shape, before) = (shape(8, 8, 128), resident());
+    // Two gibibytes: what other tests take meanwhile is far less than half of that.
+    let caches = LayerCache::for_layers(4, 4096, 32, &shape, &Device::Cpu).expect("four caches");
+    let bytes: usize = caches.iter().map(|cache| cache.tensor().elem_count() * 2).sum();
+    assert_eq!(bytes, 2 << 30);
+    let taken = resident().saturating_sub(before);
+    assert!(taken < 1 << 30, "{taken} bytes are taken by a cache of {bytes}");
+}
+
 #[test]
 fn wrong_indices_are_refused() {
     let mut rng = Rng(45);
