@@ -103,7 +103,8 @@ def spillway(model, threads, case):
         create = [binary, "keys", "create", "--data", str(data), "--project", "peers"]
         key.write_text(subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip())
     config = WORK / "spillway.toml"
-    config.write_text(f'[model]\nid = "{MODEL}"\npath = "{model}"\n[engine]\nthreads = {threads}\n')
+    # As it comes, but for the time after which a request that waits for its place is refused: peers let it wait.
+    config.write_text(f'[model]\nid = "{MODEL}"\npath = "{model}"\n[engine]\nthreads = {threads}\nqueue_wait_s = 600\n')
     command = [binary, "serve", "--data", str(data), "--config", str(config), "--listen", "127.0.0.1:PORT",
                "--admin-listen", "127.0.0.1:0"]
     return serve(command, case, key=key.read_text(), env={"RAYON_NUM_THREADS": str(threads)})

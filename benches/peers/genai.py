@@ -1,4 +1,4 @@
-"""One case of OpenVINO GenAI, in this process and without HTTP: `genai.py MODEL THREADS CASE`; prints JSON like `load`."""
+"""One case of OpenVINO GenAI, in this process, without HTTP: `genai.py MODEL THREADS CASE` prints what `load` does."""
 
 import json
 import random

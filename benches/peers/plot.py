@@ -46,7 +46,8 @@ def lines(title, x_title, series, logarithmic):
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}h{across}"/>'
                      f'<text x="{LEFT - 10}" y="{y + 4.5:.1f}" text-anchor="end">{tick:,.10g}</text>')
     for x in xs:
-        parts.append(f'<text x="{place(x, ticks[-1])[0]:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x}</text>')
+        at = place(x, ticks[-1])[0]
+        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{x}</text>')
     ends = []
     for i, (name, points) in enumerate(series.items()):
         spots = [place(*point) for point in sorted(points)]
