@@ -166,6 +166,16 @@ impl Ledger {
         answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
     }
 
+    /// As [`Ledger::settle`], with what a receipt says of it; `None` where an earlier call had settled it.
+    pub async fn settle_evident(
+        &self,
+        settlement: Settlement,
+    ) -> Result<(Settled, Option<Box<Evidence>>), LedgerError> {
+        let (ack, answer) = oneshot::channel();
+        self.shared.send(Command::SettleEvident(Box::new(settlement), ack)).await?;
+        answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable(writer::GONE.to_owned())))
+    }
+
     /// Bills what is held for one hour of a lease and holds the `next`, without looking at budgets and balance: both are
     /// parts of what was admitted. `Ok` means durable; the same again changes nothing.
     pub async fn roll(

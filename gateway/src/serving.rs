@@ -38,9 +38,10 @@ use allowance::Allowances;
 
 use crate::config::{Config, Journal};
 use crate::leases::Leases;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError, Settled, Settlement};
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
+use crate::receipts::{Receipt as Signed, Signer};
 use crate::slo::Slo;
 
 /// Time limits and allowances of admitted requests.
@@ -48,6 +49,8 @@ use crate::slo::Slo;
 pub struct Options {
     /// Output tokens per choice that are reserved and held at first, and each time the hold is extended.
     pub output_allowance: u32,
+    /// Output tokens per choice that an answer is begun for where there is little money left.
+    pub output_minimum: u32,
     /// How long a request may wait for the engine to begin.
     pub queue_wait: Duration,
     /// Whole life of a request.
@@ -63,6 +66,7 @@ impl Options {
     pub fn of(config: &Config) -> Self {
         Self {
             output_allowance: config.limits.output_allowance_tokens,
+            output_minimum: config.limits.output_minimum_tokens,
             queue_wait: Duration::from_secs(config.engine.queue_wait_s),
             request_deadline: Duration::from_secs(config.server.request_deadline_s),
             heartbeat: Duration::from_secs(config.server.heartbeat_seconds),
@@ -134,6 +138,17 @@ impl Serving {
     pub async fn in_time<T>(&self, arrived: Instant, work: impl Future<Output = T>) -> Result<T, Cause> {
         let deadline = arrived + self.options.request_deadline;
         tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| Cause::Deadline)
+    }
+
+    /// Bills a request, and has `signer` sign what for. Where an earlier call had billed it, nothing is signed.
+    async fn settle(
+        &self,
+        settlement: Settlement,
+        signer: Option<&Signer>,
+    ) -> Result<(Settled, Option<Box<Signed>>), LedgerError> {
+        let Some(signer) = signer else { return Ok((self.ledger.settle(settlement).await?, None)) };
+        let (settled, evidence) = self.ledger.settle_evident(settlement).await?;
+        Ok((settled, evidence.map(|evidence| Box::new(signer.sign(*evidence)))))
     }
 
     /// Milliseconds of a running average, new values weighing an eighth.

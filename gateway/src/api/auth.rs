@@ -11,11 +11,15 @@ use super::Shared;
 use super::error::{ApiError, ApiResult, Code};
 use super::scope::Scope;
 use crate::accounts::{AuthError, Identity, Permission};
+use crate::receipts::Signer;
 use crate::server::PeerAddress;
 use crate::serving::{AdmitError, BatchJob, InFlight, Job, unix_ms};
 
 /// Longest `Idempotency-Key`.
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// Asks for a signed receipt in the answer.
+pub const RECEIPT: &str = "x-spillway-receipt";
 
 /// An authenticated caller. A handler that takes one cannot be reached without a key.
 pub struct Caller {
@@ -25,6 +29,8 @@ pub struct Caller {
     pub scope: Arc<Scope>,
     /// Set where the request is a line of a batch.
     pub batch: Option<BatchJob>,
+    /// Whether a signed receipt is to come with the answer.
+    pub wants_receipt: bool,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller
@@ -39,9 +45,10 @@ where
         let secret = secret(&parts.headers)?;
         let identity = api.accounts.authenticate(secret, unix_ms())?;
         check_rights(&identity, parts)?;
-        let caller = Self { identity, scope, batch: None };
+        let mut caller = Self { identity, scope, batch: None, wants_receipt: false };
         caller.note_limits(&api);
         check_idempotency_key(&parts.headers)?;
+        caller.wants_receipt = wants_receipt(&parts.headers)?;
         Ok(caller)
     }
 }
@@ -70,6 +77,11 @@ impl Caller {
                 Err(ApiError::param(Code::UnsupportedValue, "service_tier", message))
             }
         }
+    }
+
+    /// What signs the receipt that is to come with the answer.
+    pub fn signer(&self, api: &Shared) -> Option<Arc<Signer>> {
+        self.wants_receipt.then(|| Arc::clone(&api.reports.signer))
     }
 
     /// Whether the project has a lease at this moment.
@@ -137,6 +149,25 @@ fn check_idempotency_key(headers: &HeaderMap) -> ApiResult<()> {
     Err(ApiError::param(Code::InvalidValue, "Idempotency-Key", message))
 }
 
+/// Whether a signed receipt is to come with the answer.
+fn wants_receipt(headers: &HeaderMap) -> ApiResult<bool> {
+    let mut wanted = headers.get_all(RECEIPT).iter().map(|value| match value.as_bytes() {
+        b"true" => Ok(true),
+        b"false" => Ok(false),
+        _ => {
+            Err(ApiError::param(Code::InvalidValue, RECEIPT, format!("{RECEIPT} must be 'true' or 'false'.")))
+        }
+    });
+    let first = wanted.next().unwrap_or(Ok(false))?;
+    match wanted.next() {
+        None => Ok(first),
+        Some(_) => {
+            let message = format!("The request must have one {RECEIPT} header, not several.");
+            Err(ApiError::param(Code::InvalidValue, RECEIPT, message))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +205,24 @@ mod tests {
                 );
             }
             assert_eq!(secret(&headers), *want);
+        }
+    }
+
+    #[test]
+    fn receipts_are_wanted_or_not() {
+        for (values, want) in [
+            (vec![], Some(false)),
+            (vec!["true"], Some(true)),
+            (vec!["false"], Some(false)),
+            (vec!["True"], None),
+            (vec![""], None),
+            (vec!["true", "true"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in &values {
+                headers.append(RECEIPT, value.parse().unwrap());
+            }
+            assert_eq!(wants_receipt(&headers).ok(), want, "{values:?}");
         }
     }
 

@@ -81,7 +81,8 @@ pub async fn vectors(
 ) -> ApiResult<Embedded> {
     let mut held = held_vectors(api, caller, embedder, request, inputs).await?;
     let receipt = held.settle().await?;
-    Ok(Embedded { vectors: held.vectors, receipt })
+    let signed = held.take_signed();
+    Ok(Embedded { vectors: held.vectors, receipt, signed })
 }
 
 /// The same without the bill.
@@ -111,6 +112,7 @@ pub async fn held_vectors(
             ..Details::of(&caller.identity)
         },
         batch: caller.batch,
+        signer: caller.signer(api),
         arrived: caller.scope.arrived,
     };
     let held = api.serving.vectors(embedder, job).await;

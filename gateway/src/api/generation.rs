@@ -208,6 +208,7 @@ impl Generation {
             tier,
             batch: caller.batch,
             lease: None,
+            signer: caller.signer(api),
             arrived: caller.scope.arrived,
         };
         let flight = caller.admit(api, engine, job).await.map_err(|error| match error {

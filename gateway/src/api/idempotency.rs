@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
 use super::Shared;
-use super::auth::Caller;
+use super::auth::{Caller, RECEIPT};
 use super::body::read_bytes;
 use super::error::{ApiError, ApiResult, Code};
 use crate::accounts::StoreResponses;
@@ -50,7 +50,7 @@ async fn attempt(api: Shared, request: Request, next: Next) -> ApiResult<Respons
         return Err(ApiError::param(Code::UnsupportedValue, "Idempotency-Key", message));
     }
     let bytes = read_bytes(&parts.headers, body, api.body).await?;
-    let fingerprint = fingerprint(&parts.uri.to_string(), &bytes);
+    let fingerprint = fingerprint(&parts.uri.to_string(), &bytes, caller.wants_receipt);
     let id = Id { project_id: caller.identity.project_id.clone(), key };
     let request_id = caller.scope.request_id.clone();
     let begun =
@@ -73,18 +73,23 @@ async fn attempt(api: Shared, request: Request, next: Next) -> ApiResult<Respons
             Err(ApiError::param(Code::IdempotencyAnswerGone, "Idempotency-Key", message))
         }
         Begun::Mismatch => {
-            let message =
-                "This Idempotency-Key was used for a request with another body or URL. Use a new key.";
+            let message = format!(
+                "This Idempotency-Key was used for a request with another body, URL or {RECEIPT}. Use a new key."
+            );
             Err(ApiError::param(Code::IdempotencyKeyReuse, "Idempotency-Key", message))
         }
     }
 }
 
-fn fingerprint(target: &str, body: &[u8]) -> Fingerprint {
+fn fingerprint(target: &str, body: &[u8], wants_receipt: bool) -> Fingerprint {
     let mut hasher = Sha256::new();
     hasher.update((target.len() as u64).to_le_bytes());
     hasher.update(target);
     hasher.update(body);
+    if wants_receipt {
+        // After a JSON body, which no other one continues like this.
+        hasher.update(b" receipt");
+    }
     hasher.finalize().into()
 }
 

@@ -7,6 +7,7 @@ mod query;
 pub mod usage;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::config::Reports;
 use crate::receipts::Signer;
@@ -18,7 +19,7 @@ pub struct ReportSource {
     /// Bounds of a report.
     pub options: Reports,
     /// Signs receipts.
-    pub signer: Signer,
+    pub signer: Arc<Signer>,
     /// Reports that are read at once; they share the blocking threads with the encoding of prompts.
     pub places: tokio::sync::Semaphore,
 }
@@ -26,6 +27,6 @@ pub struct ReportSource {
 impl ReportSource {
     /// Reads from `dir`.
     pub fn new(dir: PathBuf, options: Reports, signer: Signer) -> Self {
-        Self { dir, options, signer, places: tokio::sync::Semaphore::new(2) }
+        Self { dir, options, signer: Arc::new(signer), places: tokio::sync::Semaphore::new(2) }
     }
 }

@@ -19,6 +19,7 @@ use super::fields::{Fields, invalid, not_empty, wrong_type};
 use super::json::Json;
 use super::openai::embeddings::{Usage, json_answer};
 use super::openai::params::MAX_MODEL_BYTES;
+use crate::receipts::Receipt as Signed;
 use crate::serving::{Receipt, unix_ms};
 
 /// How a model scores.
@@ -33,6 +34,9 @@ struct Reranked {
     results: Vec<Ranked>,
     method: &'static str,
     usage: Usage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Box<Signed>>,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -58,6 +62,9 @@ struct Scores {
     data: Vec<Score>,
     method: &'static str,
     usage: Usage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Box<Signed>>,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -105,7 +112,7 @@ pub async fn rerank(
     let embedder = api.embedder_of(&caller.identity, &model)?;
     let pairs: Vec<(Named, Named)> =
         documents.iter().map(|document| ((query.clone(), "query".to_owned()), document.clone())).collect();
-    let (scores, receipt) = scores(&api, &caller, embedder, "/v1/rerank", pairs).await?;
+    let Scored { scores, receipt, signed } = scores(&api, &caller, embedder, "/v1/rerank", pairs).await?;
     let mut results: Vec<Ranked> = scores
         .into_iter()
         .zip(documents)
@@ -121,7 +128,8 @@ pub async fn rerank(
     results.truncate(top_n);
     let id = format!("rerank-{}", caller.scope.suffix());
     let method = method(embedder.card().kind);
-    Ok(json_answer(&Reranked { id, model, results, method, usage: Usage::of(&receipt) }))
+    let usage = Usage::of(&receipt);
+    Ok(json_answer(&Reranked { id, model, results, method, usage, receipt: signed }))
 }
 
 /// Scores pairs of texts: one against many, or many against as many.
@@ -150,7 +158,7 @@ pub async fn score(State(api): State<Shared>, caller: Caller, request: Request) 
         }
     };
     let embedder = api.embedder_of(&caller.identity, &model)?;
-    let (scores, receipt) = scores(&api, &caller, embedder, "/v1/score", pairs).await?;
+    let Scored { scores, receipt, signed } = scores(&api, &caller, embedder, "/v1/score", pairs).await?;
     let data = scores.into_iter().enumerate().map(|(index, score)| Score { index, object: "score", score });
     Ok(json_answer(&Scores {
         id: format!("score-{}", caller.scope.suffix()),
@@ -160,6 +168,7 @@ pub async fn score(State(api): State<Shared>, caller: Caller, request: Request) 
         method: method(embedder.card().kind),
         model,
         usage: Usage::of(&receipt),
+        receipt: signed,
     }))
 }
 
@@ -200,13 +209,19 @@ fn side(fields: &mut Fields, key: &'static str, max: usize) -> ApiResult<Vec<Nam
 }
 
 /// The score of each pair, and what they were billed.
+struct Scored {
+    scores: Vec<f64>,
+    receipt: Receipt,
+    signed: Option<Box<Signed>>,
+}
+
 async fn scores(
     api: &Shared,
     caller: &Caller,
     embedder: &Embedder,
     endpoint: &'static str,
     pairs: Vec<(Named, Named)>,
-) -> ApiResult<(Vec<f64>, Receipt)> {
+) -> ApiResult<Scored> {
     let request = encoding::Request {
         endpoint,
         param: if endpoint == "/v1/score" { "text_2" } else { "documents" },
@@ -221,7 +236,7 @@ async fn scores(
         let embedded = encoding::vectors(api, caller, embedder, request, inputs).await?;
         let logistic = |logit: f32| 1.0 / (1.0 + (-f64::from(logit)).exp());
         let scores = embedded.vectors.iter().map(|vector| logistic(vector[0])).collect();
-        return Ok((scores, embedded.receipt));
+        return Ok(Scored { scores, receipt: embedded.receipt, signed: embedded.signed });
     }
     // Each text is embedded, and paid for, once, however many pairs it stands in.
     let mut places = std::collections::HashMap::new();
@@ -236,7 +251,8 @@ async fn scores(
         pairs.into_iter().map(|(first, second)| (place(first), place(second))).collect();
     let embedded = encoding::vectors(api, caller, embedder, request, inputs).await?;
     let score = |&(a, b): &(usize, usize)| cosine(&embedded.vectors[a], &embedded.vectors[b]);
-    Ok((ends.iter().map(score).collect(), embedded.receipt))
+    let scores = ends.iter().map(score).collect();
+    Ok(Scored { scores, receipt: embedded.receipt, signed: embedded.signed })
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

@@ -132,6 +132,8 @@ section! {
         organisation_concurrency: u32 = 1_000_000, 0, 1_000_000, "requests";
         /// Output tokens reserved and held at first; extended while decoding, so never the model's maximum at once.
         output_allowance_tokens: u32 = 256, 1, 1_000_000, "tokens";
+        /// Output tokens of a choice that an answer is begun for where budget or balance pays for no more; fewer are refused.
+        output_minimum_tokens: u32 = 16, 1, 1_000_000, "tokens";
         /// Once enough answers of a key and model are known, what this part of them stayed within is reserved instead.
         output_quantile_percent: u32 = 90, 1, 100, "%";
         /// Answers after which a key and model is known well enough.

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use super::balances::{Balances, too_much};
 use super::credit::Purse;
 use super::details::Details;
-use super::row::{Counted, Facts, Kind, Transfer};
+use super::row::{Counted, Facts, Hash, Kind, Transfer};
 use super::store::{Ended, Head, Store, StoreError};
 use super::types::{
     BudgetScope, EndReason, HoldError, HoldRequest, LedgerError, MAX_REQUEST_ID, Settled, Settlement, Timings,
 };
 use crate::accounts::Budget;
 use crate::money::{Cost, Picos, Tokens};
+
+/// A settling row and the hash of the row before.
+pub(super) type Evident = (Transfer, Hash);
 
 struct OpenHold {
     facts: Arc<Facts>,
@@ -187,10 +190,19 @@ impl Book {
         store: &mut dyn Store,
         settlement: &Settlement,
     ) -> Result<Settled, LedgerError> {
+        self.settle_evident(store, settlement).map(|(settled, _)| settled)
+    }
+
+    /// As [`Book::settle`]; with what receipts say of it, unless it was settled before.
+    pub(super) fn settle_evident(
+        &mut self,
+        store: &mut dyn Store,
+        settlement: &Settlement,
+    ) -> Result<(Settled, Option<Evident>), LedgerError> {
         let request_id = settlement.request_id.as_str();
         let Some(hold) = self.open.get(request_id) else {
             return match store.ended(request_id)? {
-                Some(Ended::Settled(first)) => Ok(first),
+                Some(Ended::Settled(first)) => Ok((first, None)),
                 Some(Ended::Voided) => Err(LedgerError::Voided(request_id.to_owned())),
                 None => Err(LedgerError::UnknownRequest(request_id.to_owned())),
             };
@@ -207,12 +219,16 @@ impl Book {
             note: hold.lease.clone(),
             ..self.blank(Kind::Settle, request_id, settlement.at_ms, &facts)
         };
+        let previous = self.head.hash;
         let row = self.append(store, row)?;
         store.delete_checkpoint(request_id)?;
         self.balances.end(store, &facts, taken_ms, released, cost.total)?;
         self.spend(store, &facts.org_id, cost.total)?;
         self.open.remove(request_id);
-        row.settled().ok_or_else(|| LedgerError::Corrupt(format!("settle {request_id:?} has no end reason")))
+        let settled = row.settled();
+        let settled = settled
+            .ok_or_else(|| LedgerError::Corrupt(format!("settle {request_id:?} has no end reason")))?;
+        Ok((settled, Some((row, previous))))
     }
 
     /// Settles one hold and takes the next, in one commit. Where the first has ended already, nothing changes.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::details::{Sha256Digest, hex};
 use super::reader;
-use super::row::{GENESIS, Hash};
+use super::row::{GENESIS, Hash, Transfer};
 use super::schema::COLUMNS;
 use super::types::{EndReason, LedgerError};
 use crate::civil;
@@ -51,6 +51,32 @@ pub struct Evidence {
     pub row_sha256: String,
 }
 
+impl Evidence {
+    /// What a settling row says that comes after the row with the hash `previous`.
+    pub(super) fn of(row: Transfer, previous: &Hash) -> Self {
+        let (facts, details) = (&row.facts, row.details.as_deref());
+        Self {
+            org_id: facts.org_id.clone(),
+            project_id: facts.project_id.clone(),
+            key_id: facts.key_id.clone(),
+            endpoint: facts.endpoint.clone(),
+            model: facts.price.model.clone(),
+            tier: facts.price.tier.clone(),
+            tokens: row.tokens,
+            price_version: facts.price.id.clone(),
+            cost: row.cost.total,
+            end: row.end.map_or("", EndReason::as_str),
+            settled_at: civil::format_ms(row.at_ms),
+            request_sha256: details.and_then(|details| details.request_sha256),
+            weights_sha256: details.and_then(|details| details.weights_sha256),
+            sequence: row.seq,
+            previous_sha256: hex(previous),
+            row_sha256: hex(&row.hash),
+            request_id: row.request_id,
+        }
+    }
+}
+
 /// Reads of one state of the ledger.
 pub struct Evidences {
     db: Connection,
@@ -73,25 +99,6 @@ impl Evidences {
         let previous = "SELECT hash FROM transfers WHERE seq = ?1";
         let mut previous = self.db.prepare_cached(previous)?;
         let previous = previous.query_row([row.seq - 1], |row| row.get::<_, Hash>(0)).optional()?;
-        let (facts, details) = (&row.facts, row.details.as_deref());
-        Ok(Some(Evidence {
-            org_id: facts.org_id.clone(),
-            project_id: facts.project_id.clone(),
-            key_id: facts.key_id.clone(),
-            endpoint: facts.endpoint.clone(),
-            model: facts.price.model.clone(),
-            tier: facts.price.tier.clone(),
-            tokens: row.tokens,
-            price_version: facts.price.id.clone(),
-            cost: row.cost.total,
-            end: row.end.map_or("", EndReason::as_str),
-            settled_at: civil::format_ms(row.at_ms),
-            request_sha256: details.and_then(|details| details.request_sha256),
-            weights_sha256: details.and_then(|details| details.weights_sha256),
-            sequence: row.seq,
-            previous_sha256: hex(&previous.unwrap_or(GENESIS)),
-            row_sha256: hex(&row.hash),
-            request_id: row.request_id,
-        }))
+        Ok(Some(Evidence::of(row, &previous.unwrap_or(GENESIS))))
     }
 }

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::book::Book;
+use super::book::{Book, Evident};
+use super::evidence::Evidence;
 use super::recovery::Recovery;
 use super::store::{Store, StoreError};
 use super::types::{Credit, HoldError, HoldRequest, LedgerError, Settled, Settlement};
@@ -24,6 +25,7 @@ pub(super) enum Command {
     Extend { request_id: String, additional: Picos, at_ms: u64, ack: Ack<(), HoldError> },
     Checkpoint { request_id: String, tokens: Tokens, at_ms: u64, ack: Option<Ack<(), LedgerError>> },
     Settle(Box<Settlement>, Ack<Settled, LedgerError>),
+    SettleEvident(Box<Settlement>, Ack<(Settled, Option<Box<Evidence>>), LedgerError>),
     Roll(Box<Settlement>, Option<Box<HoldRequest>>, Ack<Settled, LedgerError>),
     SettleDetached(Box<Settlement>),
     Void { request_id: String, at_ms: u64, ack: Option<Ack<(), LedgerError>> },
@@ -155,6 +157,7 @@ enum Outcome {
     Hold(Result<(), HoldError>),
     Done(Result<(), LedgerError>),
     Settled(Result<Settled, LedgerError>),
+    Evident(Result<(Settled, Option<Box<Evidence>>), LedgerError>),
     Row(Result<i64, LedgerError>),
 }
 
@@ -278,6 +281,11 @@ impl Writer {
                 done(book.checkpoint(store, request_id, *tokens, *at_ms), Outcome::Done)
             }
             Command::Settle(settlement, _) => done(book.settle(store, settlement), Outcome::Settled),
+            Command::SettleEvident(settlement, _) => {
+                let settled = book.settle_evident(store, settlement);
+                let told = |(row, previous): Evident| Box::new(Evidence::of(row, &previous));
+                done(settled.map(|(settled, row)| (settled, row.map(told))), Outcome::Evident)
+            }
             Command::Roll(settlement, next, _) => {
                 done(book.roll(store, settlement, next.as_deref()), Outcome::Settled)
             }
@@ -328,6 +336,7 @@ fn answer(command: Command, outcome: Outcome, failure: Option<&str>, orphans: &m
         (Command::Settle(_, ack) | Command::Roll(_, _, ack), Outcome::Settled(result)) => {
             reply(result, Some(ack), failure)
         }
+        (Command::SettleEvident(_, ack), Outcome::Evident(result)) => reply(result, Some(ack), failure),
         (Command::Credit(_, ack), Outcome::Row(result)) => reply(result, Some(ack), failure),
         (Command::Checkpoint { ack, .. } | Command::Void { ack, .. }, Outcome::Done(result)) => {
             reply(result, ack, failure);

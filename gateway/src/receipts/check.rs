@@ -18,7 +18,8 @@ pub struct Checked {
     pub problems: Vec<String>,
 }
 
-/// Checks every line of `file` - a receipt, or an answer that has one as `receipt` - against the ledger in `dir`.
+/// Checks the receipts in `file` against the ledger in `dir`. A line is a receipt, or an answer or event that has one; of
+/// a recorded stream (`data: ...`) those that have none are passed over.
 pub fn check_file(dir: &Path, file: &Path) -> Result<Checked, ReceiptError> {
     let io = |source| ReceiptError::Io { path: file.display().to_string(), source };
     let signer = Signer::open(dir)?;
@@ -26,33 +27,59 @@ pub fn check_file(dir: &Path, file: &Path) -> Result<Checked, ReceiptError> {
     let mut checked = Checked::default();
     for (at, line) in BufReader::new(File::open(file).map_err(io)?).lines().enumerate() {
         let line = line.map_err(io)?;
-        if line.trim().is_empty() {
-            continue;
-        }
+        let found = match find(&line) {
+            Found::Nothing => continue,
+            Found::Receipt(receipt) => check(&signer, &ledger, &receipt)?,
+            Found::Bad(problem) => Err(problem),
+        };
         checked.receipts += 1;
-        if let Err(problem) = check_line(&signer, &ledger, &line)? {
+        if let Err(problem) = found {
             checked.problems.push(format!("line {}: {problem}", at + 1));
         }
     }
     Ok(checked)
 }
 
-fn check_line(signer: &Signer, ledger: &Evidences, line: &str) -> Result<Result<(), String>, ReceiptError> {
-    let mut value: Value = match serde_json::from_str(line) {
+/// What a line holds.
+enum Found {
+    Nothing,
+    Receipt(Box<Receipt>),
+    Bad(String),
+}
+
+/// Looks at the places where answers and events carry a receipt.
+fn find(line: &str) -> Found {
+    let line = line.trim();
+    let event = line.strip_prefix("data:");
+    // The other fields of an event stream, comments, and what ends it.
+    let is_other = ["event:", "id:", "retry:", ":"].iter().any(|start| line.starts_with(start));
+    if line.is_empty() || is_other || event.is_some_and(|data| data.trim() == "[DONE]") {
+        return Found::Nothing;
+    }
+    let mut value: Value = match serde_json::from_str(event.unwrap_or(line)) {
         Ok(value) => value,
-        Err(error) => return Ok(Err(format!("not JSON: {error}"))),
+        Err(error) => return Found::Bad(format!("not JSON: {error}")),
     };
-    let value = value.get_mut("receipt").map(Value::take).unwrap_or(value);
-    let receipt: Receipt = match serde_json::from_value(value) {
-        Ok(receipt) => receipt,
-        Err(error) => return Ok(Err(format!("no receipt: {error}"))),
-    };
+    let carried = ["/receipt", "/response/receipt"].into_iter().find_map(|place| {
+        let found = value.pointer_mut(place).map(Value::take);
+        found.filter(|found| !found.is_null())
+    });
+    match (carried, event) {
+        (None, Some(_)) => Found::Nothing,
+        (carried, _) => match serde_json::from_value(carried.unwrap_or(value)) {
+            Ok(receipt) => Found::Receipt(receipt),
+            Err(error) => Found::Bad(format!("no receipt: {error}")),
+        },
+    }
+}
+
+fn check(signer: &Signer, ledger: &Evidences, receipt: &Receipt) -> Result<Result<(), String>, ReceiptError> {
     let is_signed = receipt.is_signed_by(&signer.key.verifying_key());
     let Some(evidence) = ledger.find(&receipt.request_id)? else {
         return Ok(Err(format!("the ledger has no settled request {:?}", receipt.request_id)));
     };
     let expected = signer.sign(evidence);
-    let names = differing(&receipt, &expected);
+    let names = differing(receipt, &expected);
     Ok(match (names.is_empty(), is_signed) {
         (true, true) => Ok(()),
         (true, false) => Err("the signature is not ours".to_owned()),

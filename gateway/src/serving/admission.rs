@@ -16,6 +16,7 @@ use crate::leases::{Lease, Overflow};
 use crate::ledger::{Details, HoldError, HoldRequest, LedgerError, Tags};
 use crate::limits::{Leased, LimitError, Reservation, Scope};
 use crate::money::{MoneyError, Picos, PriceVersion};
+use crate::receipts::Signer;
 
 /// What is different for a line of a batch. It has the limits of batches in place of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Job {
     pub batch: Option<BatchJob>,
     /// The lease that it uses; found at admission.
     pub lease: Option<Arc<Lease>>,
+    /// Signs a receipt once it is billed, where one is wanted.
+    pub signer: Option<Arc<Signer>>,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -191,7 +194,7 @@ impl Serving {
             .rates
             .at(&engine.card().id, job.billed(), unix_ms())
             .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?;
-        let funds = Funds::new(price.clone(), &plan)?;
+        let funds = Funds::new(price.clone(), &plan, self.options.output_minimum)?;
         let amount = funds.amount()?;
         let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
         let hold = hold_request(&job, engine, &plan, &price, amount);
@@ -341,8 +344,8 @@ impl Plan {
         let least = job.max_tokens.unwrap_or(1).min(1);
         let limit = |prompt: &u32| job.max_tokens.unwrap_or(u32::MAX).min(room(prompt)).max(least);
         let max_tokens: Vec<u32> = prompt_tokens.iter().map(limit).collect();
-        let covered = max_tokens.iter().map(|max| max.min(&allowance).saturating_mul(job.n)).sum();
-        Self { prompt_tokens, max_tokens, n: job.n, covered }
+        let plan = Self { prompt_tokens, max_tokens, n: job.n, covered: 0 };
+        Self { covered: plan.output_within(allowance), ..plan }
     }
 
     pub(super) fn prompt_total(&self) -> u32 {
@@ -351,7 +354,13 @@ impl Plan {
 
     /// Most output tokens of all choices.
     pub(super) fn output_limit(&self) -> u32 {
-        self.max_tokens.iter().map(|max| max.saturating_mul(self.n)).fold(0, u32::saturating_add)
+        self.output_within(u32::MAX)
+    }
+
+    /// The same with no choice longer than `most`.
+    pub(super) fn output_within(&self, most: u32) -> u32 {
+        let each = self.max_tokens.iter().map(|max| max.min(&most).saturating_mul(self.n));
+        each.fold(0, u32::saturating_add)
     }
 }
 

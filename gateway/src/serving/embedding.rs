@@ -12,6 +12,7 @@ use crate::accounts::Identity;
 use crate::ledger::{Details, EndReason, HoldRequest, Settlement, Timings};
 use crate::limits::Reservation;
 use crate::money::Tokens;
+use crate::receipts::{Receipt as Signed, Signer};
 
 /// An embedder takes all work in its order.
 const TIER: Tier = Tier::Default;
@@ -30,6 +31,8 @@ pub struct EmbedJob {
     pub details: Details,
     /// Set for a line of a batch.
     pub batch: Option<BatchJob>,
+    /// Signs a receipt once it is billed, where one is wanted.
+    pub signer: Option<Arc<Signer>>,
     /// When the request arrived.
     pub arrived: Instant,
 }
@@ -41,6 +44,8 @@ pub struct Embedded {
     pub vectors: Vec<Vec<f32>>,
     /// What was billed.
     pub receipt: Receipt,
+    /// The receipt of it, where one is wanted.
+    pub signed: Option<Box<Signed>>,
 }
 
 /// Vectors that are not billed yet. Dropping it bills nothing, unless they were noted as kept.
@@ -62,6 +67,11 @@ impl Held {
     pub async fn settle(&mut self) -> Result<Receipt, AdmitError> {
         self.guard.settle(self.receipt.tokens).await
     }
+
+    /// The signed receipt, once they are billed and where one is wanted.
+    pub fn take_signed(&mut self) -> Option<Box<Signed>> {
+        self.guard.signed.take()
+    }
 }
 
 impl Serving {
@@ -69,7 +79,8 @@ impl Serving {
     pub async fn embed(self: &Arc<Self>, embedder: &Embedder, job: EmbedJob) -> Result<Embedded, AdmitError> {
         let mut held = self.vectors(embedder, job).await?;
         let receipt = held.settle().await?;
-        Ok(Embedded { vectors: held.vectors, receipt })
+        let signed = held.take_signed();
+        Ok(Embedded { vectors: held.vectors, receipt, signed })
     }
 
     /// Holds the money while the embedder works.
@@ -117,6 +128,8 @@ impl Serving {
             reservation,
             held: true,
             kept: None,
+            signer: job.signer,
+            signed: None,
             ended: false,
         };
         let held = async { self.ledger.hold(hold).await.map_err(AdmitError::Hold) };
@@ -154,6 +167,9 @@ struct Guard {
     held: bool,
     /// What is billed although nobody has settled it, because the answer is kept.
     kept: Option<Tokens>,
+    signer: Option<Arc<Signer>>,
+    /// The receipt of what was billed, where one is wanted.
+    signed: Option<Box<Signed>>,
     ended: bool,
 }
 
@@ -169,7 +185,9 @@ impl Guard {
     }
 
     async fn settle(&mut self, tokens: Tokens) -> Result<Receipt, AdmitError> {
-        let settled = self.serving.ledger.settle(self.settlement(tokens)).await?;
+        let settlement = self.settlement(tokens);
+        let (settled, signed) = self.serving.settle(settlement, self.signer.as_deref()).await?;
+        self.signed = signed;
         self.end(settled.tokens, EndReason::Finished);
         Ok(Receipt { tokens: settled.tokens, cost: settled.cost })
     }

@@ -5,24 +5,24 @@ use super::unix_ms;
 use crate::ledger::{HoldError, HoldRequest, Ledger};
 use crate::money::{MoneyError, Picos, PriceVersion, Tokens};
 
-/// Fewer covered output tokens are not worth beginning for.
-const MIN_COVERED: u32 = 16;
-
 /// How many output tokens the hold pays for, and at which price. Nothing beyond them may be delivered.
 pub(super) struct Funds {
     price: PriceVersion,
     prompt_cost: Picos,
     covered: u32,
+    /// Output tokens of all choices that are worth beginning for.
+    least: u32,
     /// Most output tokens of all choices.
     limit: u32,
 }
 
 impl Funds {
-    /// Nothing held yet; the first hold is to cover `plan`'s allowance.
-    pub(super) fn new(price: PriceVersion, plan: &Plan) -> Result<Self, MoneyError> {
+    /// Nothing held yet; the first hold is to cover `plan`'s allowance, or at least `minimum` tokens of each choice.
+    pub(super) fn new(price: PriceVersion, plan: &Plan, minimum: u32) -> Result<Self, MoneyError> {
         // Whether the prompt is cached is not known yet, so the dearer price is held.
         let prompt_cost = price.uncached_input.max(price.cached_input).times(plan.prompt_total())?;
-        Ok(Self { price, prompt_cost, covered: plan.covered, limit: plan.output_limit() })
+        let least = plan.output_within(minimum);
+        Ok(Self { price, prompt_cost, covered: plan.covered, least, limit: plan.output_limit() })
     }
 
     /// The model that is paid for.
@@ -40,15 +40,13 @@ impl Funds {
         Ok(self.price.cost(tokens)?.total)
     }
 
-    /// Holds the money for prompts and allowance. Where a budget has less left and the allowance was only a guess at the
-    /// output's length, a smaller one will do.
+    /// Holds the money for prompts and allowance. Where budget or balance has less left, what it still pays for will do:
+    /// then the answer ends with the money.
     pub(super) async fn hold(&mut self, ledger: &Ledger, mut hold: HoldRequest) -> Result<(), HoldError> {
         loop {
             let Err(error) = ledger.hold(hold.clone()).await else { return Ok(()) };
             match self.affordable(&error, self.prompt_cost) {
-                Some(tokens)
-                    if self.covered < self.limit && (MIN_COVERED..self.covered).contains(&tokens) =>
-                {
+                Some(tokens) if (self.least..self.covered).contains(&tokens) => {
                     self.covered = tokens;
                     hold.amount = self.amount().map_err(invalid)?;
                 }
@@ -97,38 +95,4 @@ fn invalid(error: MoneyError) -> HoldError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::{BudgetPeriod, BudgetScope, BudgetShortage};
-
-    fn funds(output: i64) -> Funds {
-        let price = PriceVersion::new("m", "default", 0, Picos(10), Picos(5), Picos(output));
-        let plan = Plan { prompt_tokens: vec![7], max_tokens: vec![100], n: 1, covered: 32 };
-        Funds::new(price, &plan).unwrap()
-    }
-
-    #[test]
-    fn the_dearer_prompt_price_and_the_allowance_are_held() {
-        assert_eq!(funds(20).amount(), Ok(Picos(7 * 10 + 32 * 20)));
-    }
-
-    #[test]
-    fn what_a_budget_still_pays_for() {
-        let refusal = |limit, spent, held| {
-            HoldError::Budget(Box::new(BudgetShortage {
-                scope: BudgetScope::Key,
-                id: "key_1".to_owned(),
-                period: BudgetPeriod::Total,
-                limit: Picos(limit),
-                spent: Picos(spent),
-                held: Picos(held),
-                requested: Picos(1),
-                resets_ms: None,
-            }))
-        };
-        assert_eq!(funds(20).affordable(&refusal(1_000, 300, 200), Picos(70)), Some(21));
-        assert_eq!(funds(20).affordable(&refusal(500, 300, 200), Picos::ZERO), None);
-        assert_eq!(funds(20).affordable(&refusal(519, 300, 200), Picos::ZERO), None);
-        assert_eq!(funds(0).affordable(&refusal(1_000, 0, 0), Picos::ZERO), None);
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ use super::{Phase, Serving, unix_ms};
 use crate::ledger::{EndReason, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
 use crate::money::{MoneyError, Tokens};
+use crate::receipts::Receipt as Signed;
 use crate::slo::Target;
 
 /// Everything a guard begins with.
@@ -53,6 +54,8 @@ pub struct InFlight {
     /// The whole answer is kept where the client finds it, so all of it is billed whatever comes.
     kept: bool,
     ended: bool,
+    /// The receipt of what was billed, where one is wanted.
+    signed: Option<Box<Signed>>,
     last_delta: Option<Instant>,
     first_token_ms: Option<u64>,
 }
@@ -69,6 +72,7 @@ impl InFlight {
             held: false,
             kept: false,
             ended: false,
+            signed: None,
             last_delta: None,
             first_token_ms: None,
             serving,
@@ -271,9 +275,16 @@ impl InFlight {
     }
 
     async fn settle_tokens(&mut self, tokens: Tokens, end: EndReason) -> Result<Receipt, LedgerError> {
-        let settled = self.serving.ledger.settle(self.settlement(tokens, end)).await?;
+        let settlement = self.settlement(tokens, end);
+        let (settled, signed) = self.serving.settle(settlement, self.job.signer.as_deref()).await?;
+        self.signed = signed;
         self.end(settled.tokens, end);
         Ok(Receipt { tokens: settled.tokens, cost: settled.cost })
+    }
+
+    /// The signed receipt, once it is billed and where one is wanted.
+    pub fn take_signed(&mut self) -> Option<Box<Signed>> {
+        self.signed.take()
     }
 
     fn settlement(&self, tokens: Tokens, end: EndReason) -> Settlement {

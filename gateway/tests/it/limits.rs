@@ -172,6 +172,25 @@ fn a_spent_budget_refuses_and_says_not_to_retry() {
     server.verify();
 }
 
+#[test]
+fn little_money_is_served_as_far_as_it_goes() {
+    let server = Server::start(&Config::new());
+    let body = chat("Hi", json!({"max_tokens": 30, "ignore_eos": true}));
+    let rich = server.key(KeyOptions { project: "rich", ..KeyOptions::default() });
+    let prompt = i64::try_from(Usage::of(&server.chat(&rich, &body).ok()["usage"]).prompt).expect("few");
+    // The built-in prices: 0.10 USD per million tokens of prompts, 0.40 per million of output.
+    let key_for = |project, output: i64| {
+        let picos = prompt * 100_000 + output * 400_000 + 399_999;
+        let budget = format!("0.{picos:012}");
+        server.key(KeyOptions { project, budget: Some(&budget), ..KeyOptions::default() })
+    };
+    let answer = server.chat(&key_for("some", 20), &body).ok();
+    let told = (Usage::of(&answer["usage"]).completion, &answer["choices"][0]["finish_reason"]);
+    assert_eq!(told, (20, &json!("length")), "{answer}");
+    check_no_money(&server.chat(&key_for("few", 15), &body));
+    server.verify();
+}
+
 /// Spent in a project never exceeds `budget` picos, and at least half of it was usable.
 fn check_spent(server: &Server, project: &str, budget: i128) {
     let rows: Vec<_> = server.export().into_iter().filter(|r| r.project == project).collect();

@@ -34,6 +34,7 @@ mod limits;
 mod messages;
 mod openapi;
 mod raw_http;
+mod receipts;
 mod reports;
 mod responses;
 mod sampling;

@@ -10,6 +10,7 @@ use crate::api::error::ApiError;
 use crate::api::generation::{Choice, Ending, Part, Piece, Surface};
 use crate::api::sse;
 use crate::money::Tokens;
+use crate::receipts::Receipt as Signed;
 use crate::serving::Receipt;
 
 /// Shapes one message.
@@ -27,6 +28,8 @@ pub struct Message {
     open: Option<Block>,
     blocks: usize,
     ending: Ending,
+    /// Extension: the signed receipt, once there is one.
+    receipt: Option<Box<Signed>>,
 }
 
 /// Kinds of content blocks; the text of thinking is kept for its signature.
@@ -48,14 +51,22 @@ impl Message {
             open: None,
             blocks: 0,
             ending: Ending::Length,
+            receipt: None,
         }
     }
 
     fn message(&self, content: &[Value], stop: &Stopped<'_>, usage: &Value) -> Value {
-        json!({
+        self.with_receipt(json!({
             "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": content,
             "stop_reason": stop.reason, "stop_sequence": stop.sequence, "stop_details": null, "usage": usage,
-        })
+        }))
+    }
+
+    fn with_receipt(&self, mut object: Value) -> Value {
+        if let Some(receipt) = &self.receipt {
+            object["receipt"] = json!(receipt);
+        }
+        object
     }
 
     fn stopped<'a>(&self, ending: &'a Ending, tokens: Tokens) -> Stopped<'a> {
@@ -203,17 +214,22 @@ impl Surface for Message {
         events.into()
     }
 
+    fn signed(&mut self, receipt: Box<Signed>) {
+        self.receipt = Some(receipt);
+    }
+
     fn close(&mut self, receipt: &Receipt) -> Bytes {
         let stop = self.stopped(&self.ending, receipt.tokens);
         let delta = json!({"stop_reason": stop.reason, "stop_sequence": stop.sequence, "stop_details": null});
         let mut events = Vec::new();
-        push(&mut events, "message_delta", &json!({"delta": delta, "usage": settled(receipt)}));
+        let delta = self.with_receipt(json!({"delta": delta, "usage": settled(receipt)}));
+        push(&mut events, "message_delta", &delta);
         push(&mut events, "message_stop", &json!({}));
         events.into()
     }
 
     fn fail(&mut self, error: &ApiError) -> Bytes {
-        sse::event("error", &error::body(error, &self.request_id))
+        sse::event("error", &self.with_receipt(error::body(error, &self.request_id)))
     }
 
     fn ping(&mut self) -> Bytes {

@@ -169,7 +169,7 @@ async fn answer(work: &Work, line: &Line, scope: &Arc<Scope>) -> ApiResult<Held>
     scope.note_body(sha256);
     let identity = api.accounts.identity(&batch.key_id, unix_ms())?;
     let job = BatchJob { billed: batch.window.tier(), until: work.until };
-    let caller = Caller { identity, scope: Arc::clone(scope), batch: Some(job) };
+    let caller = Caller { identity, scope: Arc::clone(scope), batch: Some(job), wants_receipt: false };
     match batch.endpoint {
         Endpoint::Chat => {
             let (generation, surface) = chat::prepare(api, &caller, body)?;
@@ -188,7 +188,7 @@ async fn answer(work: &Work, line: &Line, scope: &Arc<Scope>) -> ApiResult<Held>
         }
         Endpoint::Embeddings => {
             let (answer, held) = embeddings::hold(api, &caller, body).await?;
-            Ok(Held::Embedded(answer, Box::new(held)))
+            Ok(Held::Embedded(embeddings::to_json(&answer), Box::new(held)))
         }
     }
 }

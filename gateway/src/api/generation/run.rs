@@ -7,6 +7,7 @@ use super::output::{Ending, Part, Piece};
 use crate::api::scope::random;
 use crate::guard::{Asked, Guard, Hook, Judgement, OutputGuard, Screened, Unjudged};
 use crate::ledger::{EndReason, LedgerError};
+use crate::receipts::Receipt as Signed;
 use crate::serving::{Cause, InFlight, Receipt, Step};
 
 /// What a generation that goes on has to tell.
@@ -222,6 +223,11 @@ impl Run {
     /// Bills everything; when this returns, the bill is durable and its numbers may be told.
     pub async fn settle(&mut self, end: EndReason) -> Result<Receipt, LedgerError> {
         self.flight.settle(end).await
+    }
+
+    /// The signed receipt, once it is billed and where one is wanted.
+    pub fn take_signed(&mut self) -> Option<Box<Signed>> {
+        self.flight.take_signed()
     }
 
     /// Ends it before its time; what was handed over is billed.

@@ -85,6 +85,7 @@ impl<S: Surface> Driver<S> {
         self.run.flight().all_flushed().await;
         match self.run.settle(EndReason::Finished).await {
             Ok(receipt) => {
+                self.sign();
                 let bytes = self.surface.close(&receipt);
                 self.push(Frame::free(bytes));
                 self.is_over = true;
@@ -93,10 +94,17 @@ impl<S: Surface> Driver<S> {
         }
     }
 
+    fn sign(&mut self) {
+        if let Some(signed) = self.run.take_signed() {
+            self.surface.signed(signed);
+        }
+    }
+
     /// Ends with an error object; what was handed over so far is billed.
     async fn fail(&mut self, cause: Cause) {
         self.queue.clear();
         self.run.cut(&cause).await;
+        self.sign();
         let bytes = self.surface.fail(&ApiError::from(cause));
         self.push(Frame::free(bytes));
         self.is_over = true;

@@ -7,6 +7,7 @@ use super::output::{Choice, Ending, Piece};
 use crate::api::error::ApiError;
 use crate::api::sse;
 use crate::money::Tokens;
+use crate::receipts::Receipt as Signed;
 use crate::serving::Receipt;
 
 /// Shapes output for one route. Each function that gives `Bytes` gives none, one or several whole events.
@@ -19,12 +20,12 @@ pub trait Surface: Send + 'static {
     fn piece(&mut self, choice: usize, piece: &Piece) -> Bytes;
     /// A choice is complete. `rest` may have parts or only tokens.
     fn end(&mut self, choice: usize, rest: &Piece, ending: &Ending) -> Bytes;
+    /// The signed receipt of what was billed. It comes before the last events, or the answer, and belongs into them.
+    fn signed(&mut self, receipt: Box<Signed>);
     /// The last events of a complete stream: the bill is durable.
     fn close(&mut self, receipt: &Receipt) -> Bytes;
     /// The last events of a stream that broke off.
-    fn fail(&mut self, error: &ApiError) -> Bytes {
-        sse::data(&error.body())
-    }
+    fn fail(&mut self, error: &ApiError) -> Bytes;
     /// A sign of life while there is nothing to tell.
     fn ping(&mut self) -> Bytes {
         sse::PING

@@ -21,6 +21,9 @@ pub async fn respond(run: Run, surface: impl Surface) -> ApiResult<Response<Body
 pub async fn answer(mut run: Run, mut surface: impl Surface) -> ApiResult<Vec<u8>> {
     let (choices, end) = finish(&mut run).await?;
     let receipt = run.settle(end).await?;
+    if let Some(signed) = run.take_signed() {
+        surface.signed(signed);
+    }
     Ok(surface.answer(choices, &receipt))
 }
 

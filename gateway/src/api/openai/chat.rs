@@ -8,7 +8,7 @@ use engine::{Engine, Tier, TokenLogprob};
 
 use super::chat_request;
 use super::params::Common;
-use super::surface::{ChunkOptions, closing, finish_reason, head, token_logprob, whole};
+use super::surface::{ChunkOptions, closing, failing, finish_reason, head, token_logprob, whole};
 use super::wire::{
     ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Completion, FunctionCall,
     FunctionDelta, Head, ToolCall, ToolCallDelta,
@@ -16,11 +16,12 @@ use super::wire::{
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
-use crate::api::error::ApiResult;
+use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::{Choice, Ending, Generation, Part, Piece, Surface};
 use crate::api::json::Json;
 use crate::api::sse;
 use crate::money::Tokens;
+use crate::receipts::Receipt as Signed;
 use crate::serving::Receipt;
 
 /// Answers a conversation, at once or as a stream.
@@ -183,8 +184,16 @@ impl Surface for Chat {
         self.parts(choice, rest, Some(finish_reason(ending))).into()
     }
 
+    fn signed(&mut self, receipt: Box<Signed>) {
+        self.head.receipt = Some(receipt);
+    }
+
     fn close(&mut self, receipt: &Receipt) -> Bytes {
         closing::<ChatChunkChoice<'_>>(&self.head, self.options, receipt)
+    }
+
+    fn fail(&mut self, error: &ApiError) -> Bytes {
+        failing(&self.head, error)
     }
 
     fn answer(&mut self, choices: Vec<Choice>, receipt: &Receipt) -> Vec<u8> {

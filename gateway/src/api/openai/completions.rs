@@ -10,16 +10,17 @@ use serde_json::{Map, Value};
 
 use super::completion_request;
 use super::params::Common;
-use super::surface::{ChunkOptions, closing, finish_reason, head, token_text, whole};
+use super::surface::{ChunkOptions, closing, failing, finish_reason, head, token_text, whole};
 use super::wire::{Completion, Head, TextChoice, TextLogprobs};
 use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::body::read_json;
-use crate::api::error::ApiResult;
+use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::{Choice, Ending, Generation, Piece, Surface};
 use crate::api::json::Json;
 use crate::api::sse;
 use crate::money::Tokens;
+use crate::receipts::Receipt as Signed;
 use crate::serving::{PromptInput, Receipt};
 
 /// Continues one or many prompts, at once or as a stream.
@@ -189,8 +190,16 @@ impl Surface for Text {
         self.chunk(TextChoice { text: &text, index: choice, logprobs, finish_reason })
     }
 
+    fn signed(&mut self, receipt: Box<Signed>) {
+        self.head.receipt = Some(receipt);
+    }
+
     fn close(&mut self, receipt: &Receipt) -> Bytes {
         closing::<TextChoice<'_>>(&self.head, self.options, receipt)
+    }
+
+    fn fail(&mut self, error: &ApiError) -> Bytes {
+        failing(&self.head, error)
     }
 
     fn answer(&mut self, choices: Vec<Choice>, receipt: &Receipt) -> Vec<u8> {

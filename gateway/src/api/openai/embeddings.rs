@@ -17,6 +17,7 @@ use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid, not_empty};
 use crate::api::json::Json;
 use crate::config::{EmbeddingSection, Limits};
+use crate::receipts::Receipt as Signed;
 use crate::serving::{Held, Receipt};
 
 /// A request, checked for itself.
@@ -75,6 +76,9 @@ pub(in crate::api) struct List {
     data: Vec<Item>,
     model: String,
     usage: Usage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<Box<Signed>>,
 }
 
 #[derive(Serialize, utoipa::ToSchema)]
@@ -134,13 +138,14 @@ pub async fn create(
 
 /// Answers a body that was read.
 pub async fn answer(api: &Shared, caller: &Caller, body: Json) -> ApiResult<Response<Body>> {
-    let (answer, mut held) = hold(api, caller, body).await?;
+    let (mut answer, mut held) = hold(api, caller, body).await?;
     held.settle().await?;
-    Ok(json_response(answer))
+    answer.receipt = held.take_signed();
+    Ok(json_answer(&answer))
 }
 
 /// The answer to a body that was read, and what is still to be billed for it.
-pub async fn hold(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Vec<u8>, Held)> {
+pub(in crate::api) async fn hold(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(List, Held)> {
     let request = EmbeddingRequest::read(body, &api.limits, &api.embedding)?;
     let embedder = api.embedder_of(&caller.identity, &request.model)?;
     if embedder.card().kind != ModelKind::Embedding {
@@ -168,23 +173,21 @@ pub async fn hold(api: &Shared, caller: &Caller, body: Json) -> ApiResult<(Vec<u
         data: std::mem::take(&mut held.vectors).into_iter().enumerate().map(item).collect(),
         model: request.model,
         usage: Usage::of(&held.receipt),
+        receipt: None,
     };
-    Ok((to_json(&list), held))
+    Ok((list, held))
 }
 
 /// A 200 with this body.
 pub fn json_answer(value: &impl Serialize) -> Response<Body> {
-    json_response(to_json(value))
-}
-
-fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("wire structs have string keys and no failing serializers")
-}
-
-fn json_response(bytes: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes));
+    let mut response = Response::new(Body::from(to_json(value)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// As it goes out.
+pub fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("wire structs have string keys and no failing serializers")
 }
 
 /// Values of each vector: fewer than the model makes only where its card says that they can be cut.

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use engine::{Engine, Tier, TokenLogprob};
 use models::Tokenizer;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::wire::{
     ChatAlternative, ChatTokenLogprob, Completion, CompletionDetails, Head, PromptDetails, Usage,
 };
 use crate::api::auth::Caller;
+use crate::api::error::ApiError;
 use crate::api::generation::Ending;
 use crate::api::sse;
 use crate::serving::{Receipt, unix_ms};
@@ -54,6 +55,7 @@ pub fn head(engine: &Engine, caller: &Caller, tier: Tier, prefix: &str, object: 
         model: card.id.clone(),
         system_fingerprint: format!("fp_{fingerprint}"),
         service_tier: Some(tier.name()),
+        receipt: None,
     }
 }
 
@@ -71,16 +73,25 @@ pub fn usage(receipt: &Receipt) -> Usage {
     }
 }
 
-/// The last events of a complete stream: the counts where asked for, and the end.
+/// The last events of a complete stream: counts and receipt where asked for, and the end.
 pub fn closing<C: Serialize>(head: &Head, options: ChunkOptions, receipt: &Receipt) -> Bytes {
     let mut bytes = Vec::new();
-    if options.include_usage {
+    if options.include_usage || head.receipt.is_some() {
         let mut chunk: Completion<'_, C> = Completion::new(head, Vec::new());
-        chunk.usage = Some(Some(usage(receipt)));
+        chunk.usage = options.include_usage.then(|| Some(usage(receipt)));
         bytes.extend_from_slice(&sse::data(&chunk));
     }
     bytes.extend_from_slice(&sse::DONE);
     bytes.into()
+}
+
+/// The last event of a stream that broke off, with the receipt of what was told until then.
+pub fn failing(head: &Head, error: &ApiError) -> Bytes {
+    let mut body = error.body();
+    if let Some(receipt) = &head.receipt {
+        body["receipt"] = json!(receipt);
+    }
+    sse::data(&body)
 }
 
 /// The whole answer as JSON.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::receipts::Receipt;
+
 /// Token counts of a finished request, and what it cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
@@ -58,6 +60,9 @@ pub struct Head {
     /// Tier that served the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<&'static str>,
+    /// Extension: the signed receipt, once there is one: in the answer, or in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Box<Receipt>>,
 }
 
 /// An answer or a chunk with choices of kind `C`.

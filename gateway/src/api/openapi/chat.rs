@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::parts::{Message, Prompt, ResponseFormat, StructuredOutputs, Tool, ToolChoice};
 use crate::api::openai::wire::{ChatChoice, Usage};
+use crate::receipts::Receipt;
 
 /// Name of a model, as `/v1/models` lists it.
 #[derive(ToSchema)]
@@ -173,6 +174,8 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// Counts and cost.
     pub usage: Usage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    pub receipt: Option<Receipt>,
     /// The caller's own tags.
     pub metadata: Option<HashMap<String, String>>,
 }
@@ -197,6 +200,8 @@ pub struct TextCompletion {
     pub choices: Vec<Value>,
     /// Counts and cost.
     pub usage: Usage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    pub receipt: Option<Receipt>,
     /// The caller's own tags.
     pub metadata: Option<HashMap<String, String>>,
 }

@@ -6,10 +6,15 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{Components, OpenApi, Ref, RefOr, Required};
 
 use super::operations;
-use crate::api::auth::MAX_IDEMPOTENCY_KEY;
+use crate::api::auth::{MAX_IDEMPOTENCY_KEY, RECEIPT};
 use crate::api::idempotency::{ORIGINAL, REPLAYED, UPLOADS};
 
 const IDEMPOTENCY_KEY: &str = "IdempotencyKey";
+const SIGNED_RECEIPT: &str = "SignedReceipt";
+
+/// How the routes end whose answers can carry a receipt.
+const BILLED: &[&str] =
+    &["/chat/completions", "/completions", "/messages", "/responses", "/embeddings", "/rerank", "/score"];
 
 /// Name, type and meaning of what answers carry.
 const OF_ANSWERS: &[(&str, Type, &str)] = &[
@@ -46,10 +51,14 @@ pub(super) fn add(api: &mut OpenApi) {
     describe(components, &[OF_ANSWERS, OF_LIMITS, OF_REPEATS, OF_REFUSALS].concat());
     refused(components, &[OF_ANSWERS, OF_LIMITS, OF_REFUSALS].concat());
     components.parameters.insert(IDEMPOTENCY_KEY.to_owned(), RefOr::T(idempotency_key()));
+    components.parameters.insert(SIGNED_RECEIPT.to_owned(), RefOr::T(signed_receipt()));
     for (path, item) in &mut api.paths.paths {
         if let Some(operation) = item.post.as_mut().filter(|_| path != UPLOADS) {
-            let reference = Ref::new(format!("#/components/parameters/{IDEMPOTENCY_KEY}"));
-            operation.parameters.get_or_insert_default().push(RefOr::Ref(reference));
+            let is_billed = BILLED.iter().any(|end| path.ends_with(end));
+            for name in [Some(IDEMPOTENCY_KEY), is_billed.then_some(SIGNED_RECEIPT)].into_iter().flatten() {
+                let reference = Ref::new(format!("#/components/parameters/{name}"));
+                operation.parameters.get_or_insert_default().push(RefOr::Ref(reference));
+            }
             successes(operation, OF_REPEATS);
         }
         for operation in operations(item) {
@@ -86,6 +95,18 @@ fn refused(components: &mut Components, headers: &[(&str, Type, &str)]) {
             response.headers.extend(headers.iter().map(|(name, ..)| reference(name)));
         }
     }
+}
+
+fn signed_receipt() -> Parameter {
+    let about = "`true`: what the answer cost comes with it as `receipt`, signed; a stream has it in its last events.";
+    let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"])).build();
+    ParameterBuilder::new()
+        .name(RECEIPT)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(schema))
+        .build()
 }
 
 fn idempotency_key() -> Parameter {

@@ -157,6 +157,8 @@ pub struct MessageObject {
     pub stop_sequence: Option<String>,
     /// Counts and cost.
     pub usage: MessageUsage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asks for it.
+    pub receipt: Option<crate::receipts::Receipt>,
 }
 
 /// Counts and cost.

@@ -151,6 +151,8 @@ pub struct ResponseObject {
     pub completed_at: Option<u64>,
     /// How far it is.
     pub status: ResponseStatus,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asked for it; at the end.
+    pub receipt: Option<crate::receipts::Receipt>,
     /// Why it failed.
     #[schema(value_type = Option<Object>, required)]
     pub error: Option<Value>,

@@ -21,7 +21,7 @@ use crate::api::auth::Caller;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::generation::{Ending, Generation, Progress, Run, Surface};
 use crate::api::sse;
-use crate::ledger::{EndReason, LedgerError};
+use crate::ledger::EndReason;
 use crate::money::{Picos, Tokens};
 use crate::responses::{self, Watcher};
 use crate::serving::{Cause, Receipt};
@@ -91,13 +91,14 @@ async fn make(
                 answer.stop(&ending);
             }
             Progress::Idle => {}
-            Progress::Done => return settled(run.settle(EndReason::Finished).await, answer),
+            Progress::Done => return settle(&mut run, EndReason::Finished, answer).await,
             Progress::Cut(Cause::Budget(_)) if answer.has_output() => {
                 answer.stop(&Ending::Length);
-                return settled(run.settle(EndReason::Budget).await, answer);
+                return settle(&mut run, EndReason::Budget, answer).await;
             }
             Progress::Cut(cause) => {
                 run.cut(&cause).await;
+                sign(&mut run, answer);
                 return answer.end(&End::Failed(&ApiError::from(cause)));
             }
         }
@@ -108,10 +109,18 @@ async fn make(
     }
 }
 
-fn settled(receipt: Result<Receipt, LedgerError>, answer: &mut Answer) -> serde_json::Value {
+async fn settle(run: &mut Run, end: EndReason, answer: &mut Answer) -> serde_json::Value {
+    let receipt = run.settle(end).await;
+    sign(run, answer);
     match receipt {
         Ok(receipt) => answer.complete(&receipt),
         Err(error) => answer.end(&End::Failed(&error.into())),
+    }
+}
+
+fn sign(run: &mut Run, answer: &mut Answer) {
+    if let Some(signed) = run.take_signed() {
+        answer.signed(signed);
     }
 }
 
@@ -121,7 +130,9 @@ async fn cancel(mut run: Run, answer: &mut Answer) -> serde_json::Value {
         drop(run);
         return answer.end(&End::Cancelled(&Receipt { tokens: Tokens::default(), cost: Picos::ZERO }));
     }
-    match run.settle(EndReason::Disconnected).await {
+    let receipt = run.settle(EndReason::Disconnected).await;
+    sign(&mut run, answer);
+    match receipt {
         Ok(receipt) => answer.end(&End::Cancelled(&receipt)),
         Err(error) => answer.end(&End::Failed(&error.into())),
     }

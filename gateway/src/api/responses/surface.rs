@@ -14,6 +14,7 @@ use crate::api::error::ApiError;
 use crate::api::generation::{Choice, Ending, Part, Piece, Surface};
 use crate::api::openai::surface::token_logprob;
 use crate::money::Tokens;
+use crate::receipts::Receipt as Signed;
 use crate::responses::{Store, StoreError, Stored};
 use crate::serving::{Receipt, unix_ms};
 
@@ -142,6 +143,10 @@ impl Surface for Answer {
         self.say(&rest.parts, &rest.logprobs);
         self.stop(ending);
         self.events()
+    }
+
+    fn signed(&mut self, receipt: Box<Signed>) {
+        self.begun["receipt"] = json!(receipt);
     }
 
     fn close(&mut self, receipt: &Receipt) -> Bytes {
