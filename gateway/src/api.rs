@@ -82,6 +82,10 @@ pub struct Api {
     pub embedding: EmbeddingSection,
     /// Bounds of request bodies.
     pub body: BodyLimits,
+    /// Longest summary of a compacted conversation, tokens.
+    pub compact_max_tokens: u32,
+    /// Connections that stay open for one request after the other.
+    pub sockets: responses::Sockets,
     /// Where reports are read from.
     pub reports: organization::ReportSource,
 }
@@ -139,6 +143,8 @@ impl Api {
             limits: config.limits.clone(),
             embedding: config.embedding.clone(),
             body,
+            compact_max_tokens: config.responses.compact_max_tokens,
+            sockets: responses::Sockets::new(&config.websocket),
             reports,
         }
     }

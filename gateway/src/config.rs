@@ -44,7 +44,7 @@ pub use money::{DEMO_EMBEDDER, Decimal, Instant, Money, PriceRule};
 pub use reports::Reports;
 pub use sections::{
     Bound, Data, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, ResponsesSection, Server,
-    TenantRule, Tiers, make_private_dir,
+    TenantRule, Tiers, WebSocketSection, make_private_dir,
 };
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
@@ -80,6 +80,8 @@ pub struct Config {
     pub fleet: FleetSection,
     /// Answers that are kept.
     pub responses: ResponsesSection,
+    /// Responses over WebSocket.
+    pub websocket: WebSocketSection,
     /// Requests that may be sent twice.
     pub idempotency: IdempotencySection,
     /// Files of customers.
@@ -190,6 +192,7 @@ impl Config {
         self.ledger.check_bounds()?;
         self.fleet.validate()?;
         self.responses.check_bounds()?;
+        self.websocket.check_bounds()?;
         self.idempotency.check_bounds()?;
         self.files.check_bounds()?;
         self.batches.check_bounds()?;
@@ -280,6 +283,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         LedgerSection::BOUNDS,
         FleetSection::BOUNDS,
         ResponsesSection::BOUNDS,
+        WebSocketSection::BOUNDS,
         IdempotencySection::BOUNDS,
         AlertsSection::BOUNDS,
         FilesSection::BOUNDS,

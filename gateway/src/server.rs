@@ -3,6 +3,7 @@
 mod connection;
 mod signals;
 
+pub use connection::Upgraded;
 pub use signals::Signals;
 
 use std::io;

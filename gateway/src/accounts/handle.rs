@@ -68,6 +68,12 @@ impl Accounts {
         self.inner.authenticate(secret, now_ms)
     }
 
+    /// A secret of this installation for what is sealed for an organisation; `purpose` tells several apart.
+    pub fn sealing_key(&self, purpose: &str, org_id: &str) -> [u8; 32] {
+        // No key's text has a line break, so none has this code.
+        self.inner.pepper.mac(&format!("sealing key\n{purpose}\n{org_id}"))
+    }
+
     /// The caller behind a key's id as things stand now: for work that goes on after the request that began it.
     pub fn identity(&self, key_id: &str, now_ms: u64) -> Result<Arc<Identity>, AuthError> {
         self.inner.identity(key_id, now_ms)

@@ -37,8 +37,13 @@ pub async fn read_json(
 ) -> ApiResult<Json> {
     check_headers(headers)?;
     let bytes = read_bytes(headers, body, limits).await?;
-    scope.note_body(Sha256::digest(&bytes).into());
-    json::parse(&bytes, limits.max_depth).map_err(refusal)
+    parse(scope, &bytes, limits)
+}
+
+/// What has arrived in full as a JSON value; its hash is noted in `scope`.
+pub fn parse(scope: &Scope, bytes: &[u8], limits: BodyLimits) -> ApiResult<Json> {
+    scope.note_body(Sha256::digest(bytes).into());
+    json::parse(bytes, limits.max_depth).map_err(refusal)
 }
 
 /// The body as it came, whatever it is.

@@ -162,6 +162,10 @@ table! {
     UnsupportedEncoding => 415 "invalid_request_error" "unsupported_encoding" No;
     /// An expectation other than `100-continue`.
     ExpectationFailed => 417 "invalid_request_error" "expectation_failed" No;
+    /// The route speaks WebSocket alone.
+    UpgradeRequired => 426 "invalid_request_error" "upgrade_required" No;
+    /// A connection that is as old as connections get.
+    SocketTooOld => 400 "invalid_request_error" "websocket_connection_limit_reached" No;
     /// The key stands for another request.
     IdempotencyKeyReuse => 422 "invalid_request_error" "idempotency_key_reuse" No;
     /// Requests per minute or concurrency.
@@ -280,6 +284,9 @@ impl IntoResponse for ApiError {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if row.status == 426 {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         // What is left unread on the connection is of unknown length, so it cannot carry another request.
         if matches!(row.status, 408 | 413 | 414 | 431) {

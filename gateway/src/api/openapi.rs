@@ -48,6 +48,8 @@ use super::{anthropic, azure, batches, files, openai, organization, receipts, re
         anthropic::messages::count_tokens,
         super::responses::create::create,
         super::responses::create::input_tokens,
+        super::responses::socket::connect,
+        super::responses::compact::compact,
         super::responses::stored::retrieve,
         super::responses::stored::delete,
         super::responses::stored::cancel,

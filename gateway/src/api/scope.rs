@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::error::Code;
 use crate::ledger::Sha256Digest;
 use crate::limits::RateHeaders;
+use crate::metrics::Metrics;
 
 /// A request's own id, its begin, and the limits' figures once the caller is known.
 #[derive(Debug)]
@@ -50,6 +52,31 @@ impl Scope {
     /// Notes the latest figures of the caller's limits.
     pub fn set_rate(&self, rate: RateHeaders) {
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate);
+    }
+
+    /// Counts the answer and writes its line into the log.
+    pub fn note_answer(
+        &self,
+        metrics: &Metrics,
+        method: &str,
+        route: &'static str,
+        status: u16,
+        code: Option<Code>,
+    ) {
+        metrics.requests.add(route, status, 1);
+        let row = code.map(Code::row);
+        if let Some(row) = row {
+            metrics.refusals.add(row.kind, row.code, 1);
+        }
+        tracing::info!(
+            request_id = self.request_id,
+            method,
+            route,
+            status,
+            code = row.map_or("", |row| row.code),
+            head_ms = u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "request"
+        );
     }
 
     /// Writes id, duration and limits into an answer's header.

@@ -41,6 +41,13 @@ fn write(bytes: &mut Vec<u8>, payload: &impl Serialize) {
     bytes.extend_from_slice(b"\n\n");
 }
 
+/// The payloads of whole events, as [`data`] and [`event`] write them; comments have none.
+pub fn payloads(events: &[u8]) -> impl Iterator<Item = &str> {
+    // All of it was written from strings.
+    let text = std::str::from_utf8(events).unwrap_or_default();
+    text.lines().filter_map(|line| line.strip_prefix("data: "))
+}
+
 /// A response whose body is a stream of events.
 pub fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
@@ -121,6 +128,15 @@ mod tests {
         assert!(text.starts_with("data: {") && text.ends_with("}\n\n"));
         assert_eq!(text.trim_end().lines().count(), 1);
         assert!(!text.trim_end().contains('\r'));
+    }
+
+    #[test]
+    fn payloads_are_what_was_written() {
+        let payload = serde_json::json!({"text": "a\n\nb\rdata: \u{2028}"});
+        let events = [event("x", &payload), PING, data(&payload)].concat();
+        let read: Vec<_> = payloads(&events).collect();
+        assert_eq!(read, [payload.to_string(), payload.to_string()]);
+        assert_eq!(payloads(&PING).count(), 0);
     }
 
     #[test]

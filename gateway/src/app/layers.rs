@@ -37,20 +37,8 @@ pub(super) async fn observe(State(observed): State<Observed>, mut request: Reque
     let status = response.status().as_u16();
     // Unknown paths share one label: the set of labels must not grow with what strangers send.
     let route = response.extensions().get::<Route>().map_or("unknown", |route| route.0);
-    observed.metrics.requests.add(route, status, 1);
-    let code = response.extensions().get::<ApiError>().map(|error| error.code.row());
-    if let Some(row) = code {
-        observed.metrics.refusals.add(row.kind, row.code, 1);
-    }
-    tracing::info!(
-        request_id = scope.request_id,
-        method = method.as_str(),
-        route,
-        status,
-        code = code.map_or("", |row| row.code),
-        head_ms = u64::try_from(scope.arrived.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "request"
-    );
+    let code = response.extensions().get::<ApiError>().map(|error| error.code);
+    scope.note_answer(&observed.metrics, method.as_str(), route, status, code);
     response
 }
 
@@ -65,6 +53,7 @@ const ROUTES: &[&str] = &[
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/responses",
+    "/v1/responses/compact",
     "/v1/responses/input_tokens",
     "/v1/responses/{id}",
     "/v1/responses/{id}/cancel",

@@ -303,6 +303,27 @@ section! {
         org_mib: usize = 256, 1, 1_048_576, "MiB";
         /// Earlier answers that one goes on from; all of them are read for it.
         max_chain: u32 = 512, 1, 100_000, "responses";
+        /// Summary that stands for a compacted conversation; whatever goes on from it reads it again.
+        compact_max_tokens: u32 = 1024, 1, 65_536, "tokens";
+    }
+    others {}
+}
+
+section! {
+    /// Responses over WebSocket. A message is bounded as a body is, by `server.max_body_bytes`.
+    WebSocketSection, "websocket",
+    numbers {
+        /// Life of a connection, as the public API allows: whoever serves it must be free to move it at some time.
+        max_age_s: u64 = 3600, 1, 86_400, "s";
+        /// Silence between answers after which it is closed: it holds a socket and what it remembers.
+        idle_s: u64 = 600, 1, 86_400, "s";
+        /// Time after a ping without any sign of life after which the client is taken for gone; pings go out as often
+        /// as `server.heartbeat_seconds`.
+        pong_deadline_s: u64 = 30, 1, 3600, "s";
+        /// Open connections of one key: one serves one answer at a time, so as many as its requests in flight by default.
+        max_per_key: u32 = 64, 1, 1_000_000, "connections";
+        /// Conversation that a connection remembers of answers that are not kept; beyond it they cannot be gone on from.
+        memory_kib: usize = 4096, 0, 1_048_576, "KiB";
     }
     others {}
 }

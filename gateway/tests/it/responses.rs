@@ -1,7 +1,9 @@
 //! Responses: shapes, streams, conversations that are kept, and answers in the background.
 
 mod background;
+mod compact;
 mod compliance;
+mod socket;
 
 use serde_json::{Value, json};
 

@@ -9,6 +9,7 @@ mod redis;
 mod rng;
 mod scale;
 mod server;
+mod socket;
 mod stream;
 mod tools;
 mod watchdog;
@@ -22,6 +23,7 @@ pub(crate) use invariants::{Seen, Trial};
 pub(crate) use rng::Rng;
 pub(crate) use scale::{seed, trials};
 pub(crate) use server::{Server, cli, command, data_folder, eventually, said, shared};
+pub(crate) use socket::Socket;
 pub(crate) use stream::{Events, Item, Transcript, Usage};
 pub(crate) use tools::{focus_python, frameworks_python, node_modules, python, schemathesis_python};
 

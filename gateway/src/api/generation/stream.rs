@@ -1,9 +1,11 @@
 //! A generation as a stream of events.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Response;
+use futures::Stream;
 use futures::stream::unfold;
 
 use super::run::{Progress, Run};
@@ -11,17 +13,22 @@ use super::surface::Surface;
 use crate::api::error::ApiError;
 use crate::api::sse::{self, Delivered, Frame};
 use crate::ledger::EndReason;
-use crate::serving::Cause;
+use crate::serving::{Cause, Delivery};
 
 /// The answer over HTTP.
-pub fn respond(mut run: Run, surface: impl Surface) -> Response<Body> {
+pub fn respond(run: Run, surface: impl Surface) -> Response<Body> {
+    let (frames, delivery) = frames(run, surface);
+    sse::response(Body::from_stream(Delivered::new(frames, delivery)))
+}
+
+/// The answer frame by frame. Whoever takes a frame notes in the [`Delivery`] that it did, and what the socket took.
+pub fn frames(mut run: Run, surface: impl Surface) -> (impl Stream<Item = Frame> + Send, Arc<Delivery>) {
     let delivery = run.flight().delivery().clone();
-    let driver = Driver::new(run, surface);
-    let frames = unfold(driver, |mut driver| async move {
+    let frames = unfold(Driver::new(run, surface), |mut driver| async move {
         let frame = driver.next_frame().await?;
         Some((frame, driver))
     });
-    sse::response(Body::from_stream(Delivered::new(frames, delivery)))
+    (frames, delivery)
 }
 
 struct Driver<S> {

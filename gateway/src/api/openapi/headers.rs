@@ -13,8 +13,16 @@ const IDEMPOTENCY_KEY: &str = "IdempotencyKey";
 const SIGNED_RECEIPT: &str = "SignedReceipt";
 
 /// How the routes end whose answers can carry a receipt.
-const BILLED: &[&str] =
-    &["/chat/completions", "/completions", "/messages", "/responses", "/embeddings", "/rerank", "/score"];
+const BILLED: &[&str] = &[
+    "/chat/completions",
+    "/completions",
+    "/messages",
+    "/responses",
+    "/responses/compact",
+    "/embeddings",
+    "/rerank",
+    "/score",
+];
 
 /// Name, type and meaning of what answers carry.
 const OF_ANSWERS: &[(&str, Type, &str)] = &[

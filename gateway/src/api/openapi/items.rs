@@ -15,6 +15,8 @@ pub enum InputItem {
     CallOutput(InputCallOutput),
     /// What the model thought.
     Reasoning(InputReasoning),
+    /// What stands for an earlier part of the conversation.
+    Compaction(InputCompaction),
     /// An item of an earlier answer.
     Reference(InputReference),
 }
@@ -41,12 +43,27 @@ only! {
     CallOutputItemType FunctionCallOutput
     /// Thoughts.
     ReasoningItemType Reasoning
+    /// A summary.
+    CompactionItemType Compaction
     /// A reference.
     ReferenceItemType ItemReference
     /// Thoughts in short.
     SummaryType SummaryText
     /// Thoughts.
     ThoughtType ReasoningText
+}
+
+/// What stands for an earlier part of the conversation, as it was made by `POST /v1/responses/compact`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InputCompaction {
+    /// `compaction`.
+    pub r#type: CompactionItemType,
+    /// The sealed summary.
+    pub encrypted_content: String,
+    /// Given anew.
+    #[schema(max_length = 256)]
+    pub id: Option<String>,
 }
 
 /// Something said.

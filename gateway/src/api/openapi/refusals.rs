@@ -168,6 +168,7 @@ fn may(operation: &Operation, status: u16) -> bool {
     match status {
         401 | 402 | 403 | 409 | 429 => needs_key,
         413 | 415 => operation.request_body.is_some(),
+        426 => operation.responses.responses.contains_key("101"),
         _ => true,
     }
 }

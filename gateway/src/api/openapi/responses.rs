@@ -81,6 +81,45 @@ pub struct InputTokensRequest {
     pub truncation: Option<String>,
 }
 
+/// A conversation to be made short.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"model": "smollm2-135m-instruct", "input": [{"role": "user", "content": "We launch on Tuesday."}, {"role": "assistant", "content": "Understood."}]}))]
+pub struct CompactRequest {
+    /// Name of the model that writes the summary.
+    pub model: ModelId,
+    /// A text, or items; not needed after `previous_response_id`.
+    pub input: Option<Input>,
+    /// Goes before everything else; not part of what comes out.
+    pub instructions: Option<String>,
+    /// The answer that the conversation goes up to.
+    #[schema(max_length = 256)]
+    pub previous_response_id: Option<String>,
+    /// Tier that serves it.
+    pub service_tier: Option<String>,
+    /// Read, and not needed here: the beginnings of prompts are kept for the whole organisation.
+    #[schema(max_length = 1024)]
+    pub prompt_cache_key: Option<String>,
+}
+
+/// A conversation made short.
+#[derive(ToSchema)]
+pub struct Compaction {
+    /// `resp_...`; it names no response that could be fetched.
+    pub id: String,
+    /// `response.compaction`.
+    pub object: String,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// Input for whatever goes on: what was said by users, systems and developers, then the summary of all of it.
+    #[schema(value_type = Vec<crate::api::responses::items::Item>)]
+    pub output: Vec<Value>,
+    /// What the summary cost.
+    pub usage: ResponseUsage,
+    /// Extension: the signed receipt, where `x-spillway-receipt` asked for it.
+    pub receipt: Option<crate::receipts::Receipt>,
+}
+
 /// A text, or items.
 #[derive(ToSchema)]
 #[serde(untagged)]

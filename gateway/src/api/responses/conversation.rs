@@ -67,6 +67,10 @@ pub(super) fn messages(instructions: Option<&str>, items: &[Item]) -> Vec<ChatMe
                 };
                 messages.push(ChatMessage { tool_call_id: Some(call_id.clone()), ..message("tool", text) });
             }
+            Item::Compaction { summary, .. } => {
+                let text = format!("Summary of our conversation so far:\n{summary}");
+                messages.push(ChatMessage { reasoning: thought.take(), ..message("assistant", text) });
+            }
         }
     }
     // Thoughts that were cut short before anything was said.

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::events::Output;
 use super::input::Given;
 use super::items::{Item, item_id, response_of};
+use super::memory::{Memory, Remember};
 use super::request::{self, Wanted};
+use super::sealed;
 use super::surface::{Answer, Keep};
 use super::{background, conversation, object};
 use crate::api::Shared;
@@ -60,12 +62,26 @@ pub async fn create(
 
 /// Reads a body and the stored answers that it goes on from.
 pub async fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<Prepared> {
-    let mut wanted = request::read(body, &api.limits)?;
+    prepare_wanted(api, caller, request::read(body, &api.limits)?, None).await
+}
+
+/// The same on a connection that remembers its last answer.
+pub(super) async fn prepare_wanted(
+    api: &Shared,
+    caller: &Caller,
+    mut wanted: Wanted,
+    memory: Option<&Arc<Memory>>,
+) -> ApiResult<Prepared> {
     let stores = request::is_stored(&wanted, caller.identity.project.store_responses)?;
     let engine = api.engine_of(&caller.identity, &wanted.generation.model)?;
     let suffix = caller.scope.suffix();
-    let own = set_prompt(api, caller, &mut wanted, suffix).await?;
+    let (before, own) = set_prompt(api, caller, &mut wanted, suffix, memory).await?;
     let Wanted { generation, previous, background, obfuscate, repeated, .. } = wanted;
+    let remember = memory.map(|memory| Remember {
+        memory: Arc::clone(memory),
+        previous: previous.clone(),
+        items: [before, own.clone()].concat(),
+    });
     let defaults = &engine.card().sampling;
     let sampling = &generation.sampling;
     let sampling =
@@ -86,7 +102,8 @@ pub async fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResu
         },
     });
     let output = Output::new(suffix, own.len(), obfuscate);
-    let answer = Answer::new(begun, output, generation.logprobs.is_some(), engine.clone(), keep);
+    let mut answer = Answer::new(begun, output, generation.logprobs.is_some(), engine.clone(), keep);
+    answer.remember = remember;
     Ok(Prepared { generation, answer, background })
 }
 
@@ -107,21 +124,25 @@ pub async fn input_tokens(
     let (parts, body) = request.into_parts();
     let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let mut wanted = request::read_count(body, &api.limits)?;
-    set_prompt(&api, &caller, &mut wanted, caller.scope.suffix()).await?;
+    set_prompt(&api, &caller, &mut wanted, caller.scope.suffix(), None).await?;
     let tokens = wanted.generation.count(&api, &caller).await.map_err(about_input)?;
     Ok(Json(json!({"object": "response.input_tokens", "input_tokens": tokens})))
 }
 
-/// Sets the prompt; returns the request's own items with their ids.
-async fn set_prompt(
+/// Sets the prompt; returns the items that it goes on from, and the request's own items with their ids.
+pub(super) async fn set_prompt(
     api: &Shared,
     caller: &Caller,
     wanted: &mut Wanted,
     suffix: &str,
-) -> ApiResult<Vec<Item>> {
+    memory: Option<&Arc<Memory>>,
+) -> ApiResult<(Vec<Item>, Vec<Item>)> {
     let org = &caller.identity.org_id;
-    let before = match &wanted.previous {
-        Some(id) => history(api, org, id)?,
+    let mut before = match &wanted.previous {
+        Some(id) => match memory.and_then(|memory| memory.recall(id)) {
+            Some(items) => items,
+            None => history(api, org, id)?,
+        },
         None => Vec::new(),
     };
     let mut own = Vec::with_capacity(wanted.input.len());
@@ -133,14 +154,16 @@ async fn set_prompt(
         item.set_id(item_id(item.prefix(), suffix, i));
         own.push(item);
     }
+    sealed::open_all(api, org, &mut before, "previous_response_id")?;
+    sealed::open_all(api, org, &mut own, "input")?;
     conversation::check_calls(&before, &own)?;
     let engine = api.engine_of(&caller.identity, &wanted.generation.model)?;
-    let all = [before, own.clone()].concat();
+    let all = [&before[..], &own[..]].concat();
     let (instructions, truncate) = (wanted.instructions.as_deref(), wanted.truncate);
     conversation::set_prompt(&mut wanted.generation, engine, instructions, &all, truncate)
         .await
         .map_err(about_input)?;
-    Ok(own)
+    Ok((before, own))
 }
 
 /// Input and output of an answer and all that it goes on from.
@@ -197,6 +220,6 @@ fn referenced(api: &Shared, org: &str, id: &str, place: usize) -> ApiResult<Item
 }
 
 /// A refusal in the words of this surface's fields.
-fn about_input(error: ApiError) -> ApiError {
+pub(super) fn about_input(error: ApiError) -> ApiError {
     error.renamed(&[("messages", "input"), ("format", "text.format"), ("logprobs", "include")])
 }

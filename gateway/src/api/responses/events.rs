@@ -144,7 +144,7 @@ impl Output {
                 }
             }
             Some(Item::FunctionCall { arguments, .. }) => arguments.push_str(more),
-            Some(Item::FunctionCallOutput { .. }) | None => {}
+            Some(Item::FunctionCallOutput { .. } | Item::Compaction { .. }) | None => {}
         }
     }
 
@@ -184,7 +184,7 @@ impl Output {
                 (done["name"], done["arguments"]) = (name.as_str().into(), arguments.as_str().into());
                 self.tell("response.function_call_arguments.done", done);
             }
-            Item::FunctionCallOutput { .. } => {}
+            Item::FunctionCallOutput { .. } | Item::Compaction { .. } => {}
         }
         let done = json!({"output_index": self.items.len() - 1, "item": item});
         self.tell("response.output_item.done", done);

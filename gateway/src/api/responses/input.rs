@@ -50,6 +50,10 @@ fn item(value: Json, path: &str) -> ApiResult<Given> {
         Some("function_call") => call(&mut fields)?,
         Some("function_call_output") => answer(&mut fields)?,
         Some("reasoning") => reasoning(&mut fields)?,
+        Some("compaction" | "compaction_summary") => {
+            let encrypted_content = required(&mut fields, "encrypted_content", MAX_TEXT_BYTES)?;
+            Item::Compaction { id: String::new(), encrypted_content, summary: String::new() }
+        }
         Some("item_reference") => {
             let id = fields.required("id", id)?;
             fields.finish(&[])?;

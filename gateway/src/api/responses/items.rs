@@ -39,6 +39,14 @@ pub(in crate::api) enum Item {
         summary: Vec<Content>,
         content: Vec<Content>,
     },
+    /// Stands for a part of the conversation: a summary of it, sealed for the organisation.
+    Compaction {
+        id: String,
+        encrypted_content: String,
+        /// Once it is unsealed.
+        #[serde(skip)]
+        summary: String,
+    },
 }
 
 /// What an assistant's message is in its turn.
@@ -127,7 +135,8 @@ impl Item {
             Item::Message { id, .. }
             | Item::FunctionCall { id, .. }
             | Item::FunctionCallOutput { id, .. }
-            | Item::Reasoning { id, .. } => id,
+            | Item::Reasoning { id, .. }
+            | Item::Compaction { id, .. } => id,
         }
     }
 
@@ -136,7 +145,8 @@ impl Item {
             Item::Message { id, .. }
             | Item::FunctionCall { id, .. }
             | Item::FunctionCallOutput { id, .. }
-            | Item::Reasoning { id, .. } => *id = new,
+            | Item::Reasoning { id, .. }
+            | Item::Compaction { id, .. } => *id = new,
         }
     }
 
@@ -146,6 +156,7 @@ impl Item {
             | Item::FunctionCall { status, .. }
             | Item::FunctionCallOutput { status, .. }
             | Item::Reasoning { status, .. } => *status = new,
+            Item::Compaction { .. } => {}
         }
     }
 
@@ -156,6 +167,7 @@ impl Item {
             Item::FunctionCall { .. } => "fc",
             Item::FunctionCallOutput { .. } => "fco",
             Item::Reasoning { .. } => "rs",
+            Item::Compaction { .. } => "cmp",
         }
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn end(begun: &Value, items: &[Item], end: &End<'_>) -> Value {
     object
 }
 
-fn usage(receipt: &Receipt) -> Value {
+pub(super) fn usage(receipt: &Receipt) -> Value {
     let Tokens { uncached_input, cached_input, output } = receipt.tokens;
     let input = uncached_input + cached_input;
     json!({

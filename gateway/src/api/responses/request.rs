@@ -28,6 +28,7 @@ const REFUSED: &[&str] = &[
     "prompt",
     "prompt_cache_options",
     "prompt_cache_retention",
+    "stream_id",
 ];
 
 /// A request, checked for itself.
@@ -42,6 +43,8 @@ pub(super) struct Wanted {
     pub(super) truncate: bool,
     pub(super) store: Option<bool>,
     pub(super) background: bool,
+    /// False: only keep the input, to be gone on from.
+    pub(super) generate: bool,
     /// Pad deltas.
     pub(super) obfuscate: bool,
     /// Fields that the answer repeats as they were wanted.
@@ -51,13 +54,38 @@ pub(super) struct Wanted {
 /// Reads a request for an answer.
 pub(super) fn read(body: Json, limits: &Limits) -> ApiResult<Wanted> {
     let mut fields = Fields::root(body)?;
+    let stream = fields.boolean("stream")?.unwrap_or(false);
+    let background = fields.boolean("background")?.unwrap_or(false);
+    answer(fields, limits, stream, background)
+}
+
+/// Reads the message that asks for an answer on a connection of its own, where it is told in events and none is made in the
+/// background.
+pub(super) fn read_event(body: Json, limits: &Limits) -> ApiResult<Wanted> {
+    let mut fields = Fields::root(body)?;
+    let kind = fields.string("type", 64)?;
+    if fields.required("type", kind)? != "response.create" {
+        return Err(invalid("type", "expected 'response.create'"));
+    }
+    for (field, only) in [("stream", true), ("background", false)] {
+        if fields.boolean(field)?.is_some_and(|value| value != only) {
+            let message =
+                format!("Answers over WebSocket are told in events as they come. Leave out '{field}'.");
+            return Err(ApiError::param(Code::UnsupportedValue, field, message));
+        }
+    }
+    let generate = fields.boolean("generate")?.unwrap_or(true);
+    Ok(Wanted { generate, ..answer(fields, limits, true, false)? })
+}
+
+fn answer(mut fields: Fields, limits: &Limits, stream: bool, background: bool) -> ApiResult<Wanted> {
     let mut wanted = prompt(&mut fields, limits, "/v1/responses")?;
     let generation = &mut wanted.generation;
     generation.sampling = params::sampling(&mut fields, limits)?;
     generation.stop = params::stop(&mut fields, limits)?;
     generation.max_tokens = params::max_tokens(&mut fields, "max_output_tokens")?;
     generation.logprobs = logprobs(&mut fields, limits.max_top_logprobs)?;
-    generation.stream = fields.boolean("stream")?.unwrap_or(false);
+    generation.stream = stream;
     generation.metadata = params::metadata(&mut fields, limits.max_metadata)?;
     generation.tier = params::service_tier(&mut fields)?;
     wanted.obfuscate = stream_options(&mut fields, generation.stream)?;
@@ -67,7 +95,7 @@ pub(super) fn read(body: Json, limits: &Limits) -> ApiResult<Wanted> {
     let user = fields.string("user", limits.user_bytes)?;
     let safety_identifier = fields.string("safety_identifier", limits.user_bytes)?;
     wanted.store = fields.boolean("store")?;
-    wanted.background = fields.boolean("background")?.unwrap_or(false);
+    wanted.background = background;
     fields.finish(REFUSED)?;
     let shown = [
         ("max_output_tokens", json!(generation.max_tokens)),
@@ -96,8 +124,36 @@ pub(super) fn read_count(body: Json, limits: &Limits) -> ApiResult<Wanted> {
     Ok(wanted)
 }
 
+/// Reads a request for a summary.
+pub(super) fn read_compact(body: Json, limits: &Limits) -> ApiResult<Wanted> {
+    let mut fields = Fields::root(body)?;
+    let mut wanted = conversation(&mut fields, limits, "/v1/responses/compact")?;
+    wanted.generation.tier = params::service_tier(&mut fields)?;
+    // The beginnings of prompts are kept for the organisation, whatever the key.
+    fields.string("prompt_cache_key", 1_024)?;
+    fields.finish(REFUSED)?;
+    Ok(wanted)
+}
+
 /// What both have in common: everything that decides on the prompt.
 fn prompt(fields: &mut Fields, limits: &Limits, endpoint: &'static str) -> ApiResult<Wanted> {
+    let mut wanted = conversation(fields, limits, endpoint)?;
+    let (format, text) = settings::text(fields)?;
+    let Tools { wanted: tool_use, tools, choice } = settings::tools(fields, limits.max_tools)?;
+    settings::reasoning(fields)?;
+    wanted.truncate = settings::truncation(fields)?;
+    wanted.repeated = json!({
+        "instructions": wanted.instructions, "previous_response_id": wanted.previous, "text": text, "tools": tools,
+        "tool_choice": choice, "parallel_tool_calls": tool_use.parallel,
+        "reasoning": {"effort": null, "summary": null},
+        "truncation": if wanted.truncate { "auto" } else { "disabled" },
+    });
+    (wanted.generation.format, wanted.generation.tools) = (format, tool_use);
+    Ok(wanted)
+}
+
+/// What is said to whom.
+fn conversation(fields: &mut Fields, limits: &Limits, endpoint: &'static str) -> ApiResult<Wanted> {
     let model = fields.string("model", MAX_MODEL_BYTES)?;
     let model = fields.required("model", model)?;
     let previous = fields.string("previous_response_id", MAX_ID_BYTES)?;
@@ -107,27 +163,18 @@ fn prompt(fields: &mut Fields, limits: &Limits, endpoint: &'static str) -> ApiRe
         None => fields.required("input", None)?,
     };
     let instructions = fields.string("instructions", MAX_TEXT_BYTES)?;
-    let (format, text) = settings::text(fields)?;
-    let Tools { wanted, tools, choice } = settings::tools(fields, limits.max_tools)?;
-    settings::reasoning(fields)?;
-    let truncate = settings::truncation(fields)?;
-    let repeated = json!({
-        "instructions": instructions, "previous_response_id": previous, "text": text, "tools": tools,
-        "tool_choice": choice, "parallel_tool_calls": wanted.parallel,
-        "reasoning": {"effort": null, "summary": null},
-        "truncation": if truncate { "auto" } else { "disabled" },
-    });
-    let generation = Generation { endpoint, model, n: 1, format, tools: wanted, ..Generation::default() };
+    let generation = Generation { endpoint, model, n: 1, ..Generation::default() };
     Ok(Wanted {
         generation,
         input,
         instructions,
         previous,
-        truncate,
+        truncate: false,
         store: None,
         background: false,
+        generate: true,
         obfuscate: false,
-        repeated,
+        repeated: json!({}),
     })
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::events::Output;
 use super::items::Status;
+use super::memory::Remember;
 use super::object::{self, End};
 use crate::api::error::ApiError;
 use crate::api::generation::{Choice, Ending, Part, Piece, Surface};
@@ -27,6 +28,8 @@ pub struct Answer {
     logprobs: bool,
     engine: Engine,
     keep: Option<Keep>,
+    /// Where its connection remembers it.
+    pub(super) remember: Option<Remember>,
 }
 
 /// Where an answer is kept, and what with.
@@ -44,7 +47,7 @@ impl Answer {
         engine: Engine,
         keep: Option<Keep>,
     ) -> Self {
-        Self { begun, output, ending: Ending::Length, logprobs, engine, keep }
+        Self { begun, output, ending: Ending::Length, logprobs, engine, keep, remember: None }
     }
 
     /// The object while nothing is said yet.
@@ -103,6 +106,10 @@ impl Answer {
             End::Failed(_) => "response.failed",
         };
         self.output.tell(name, json!({"response": object}));
+        if let Some(remember) = self.remember.take() {
+            let is_whole = matches!(end, End::Of(..));
+            remember.end(self.begun["id"].as_str().unwrap_or_default(), self.output.items(), is_whole);
+        }
         object
     }
 

@@ -156,6 +156,39 @@ def errors():
     fails(openai.NotFoundError, "response_not_found", lambda: client.responses.cancel("resp_none"))
 
 
+def connection():
+    def turn(socket, text, **options):
+        options = {"model": MODEL, "max_output_tokens": 16, "store": False, "input": text, **options}
+        socket.send({"type": "response.create", **options})
+        for number, event in enumerate(socket):
+            assert event.sequence_number == number, event
+            if event.type in ("response.completed", "response.incomplete"):
+                saw(event.response.id.replace("resp_", "req_"), event.response.usage)
+                return event.response
+        raise AssertionError("the connection ended")
+
+    with client.responses.connect() as socket:
+        first = turn(socket, "Remember the code word: cobalt.")
+        second = turn(socket, "What is it?", previous_response_id=first.id)
+        assert second.output_text and second.usage.input_tokens > first.usage.input_tokens, (first, second)
+        socket.send({"type": "response.create", "model": MODEL, "input": "x", "previous_response_id": first.id})
+        refused = next(iter(socket))
+        assert refused.type == "error" and refused.error.code == "previous_response_not_found", refused
+        turn(socket, "Hi")
+
+
+def compacted():
+    made = client.responses.compact(
+        model=MODEL,
+        input=[{"role": "user", "content": "We launch on Tuesday."}, {"role": "assistant", "content": "Understood."}],
+    )
+    saw(made._request_id, made.usage)
+    assert [item.type for item in made.output] == ["message", "compaction"], made
+    window = [item.model_dump(exclude_none=True) for item in made.output]
+    response = answer(window + [{"role": "user", "content": "When do we launch?"}])
+    assert response.usage.input_tokens > made.usage.output_tokens, response
+
+
 def leaving():
     stream = client.responses.create(
         model=MODEL, input="Tell a long story.", max_output_tokens=1400, stream=True, extra_body={"ignore_eos": True}
@@ -192,6 +225,8 @@ CHECKS = [
     counted,
     logprobs,
     background,
+    connection,
+    compacted,
     errors,
     leaving,
     run_asynchronous,

@@ -110,7 +110,7 @@ fn check_response(response: &Value) {
     }
 }
 
-fn message(role: &str, content: impl Into<Value>) -> Value {
+pub(super) fn message(role: &str, content: impl Into<Value>) -> Value {
     json!({"type": "message", "role": role, "content": content.into()})
 }
 
@@ -177,7 +177,11 @@ fn an_answer_is_gone_on_from() {
 fn streamed(extra: Value) -> Value {
     let (server, key) = shared();
     let body = merged(request(extra), json!({"stream": true}));
-    let events = server.try_events("/v1/responses", key, &body).expect("a stream").named();
+    check_events(&server.try_events("/v1/responses", key, &body).expect("a stream").named())
+}
+
+/// Checks the events of an answer; returns the response at its end.
+pub(super) fn check_events(events: &[Value]) -> Value {
     let mut names = Vec::new();
     let (mut text, mut items) = (String::new(), Vec::new());
     for (number, event) in events.iter().enumerate() {

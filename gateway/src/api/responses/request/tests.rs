@@ -109,4 +109,30 @@ fn the_document_lists_what_is_read() {
     check("ResponseRequest", || assert!(read("\"input\":\"hi\"").is_ok()));
     let count = json::parse(br#"{"model":"m","input":"hi"}"#, 64).unwrap();
     check("InputTokensRequest", || assert!(read_count(count, &Limits::default()).is_ok()));
+    let compact = json::parse(br#"{"model":"m","input":"hi"}"#, 64).unwrap();
+    check("CompactRequest", || assert!(read_compact(compact, &Limits::default()).is_ok()));
+}
+
+#[test]
+fn a_message_is_a_request_that_is_told_in_events() {
+    let read = |extra: &str| {
+        let body = format!(r#"{{"type":"response.create","model":"m","input":"a"{extra}}}"#);
+        read_event(json::parse(body.as_bytes(), 64).unwrap(), &Limits::default())
+    };
+    let wanted =
+        read(r#","stream":true,"background":false,"stream_options":{"include_obfuscation":true}"#).unwrap();
+    assert!(wanted.generation.stream && wanted.generate && wanted.obfuscate && !wanted.background);
+    assert!(!read(r#","generate":false"#).unwrap().generate);
+    for (extra, param) in [
+        (r#","stream":false"#, "stream"),
+        (r#","background":true"#, "background"),
+        (r#","stream_id":"a""#, "stream_id"),
+    ] {
+        assert_eq!(read(extra).err().and_then(|error| error.param).as_deref(), Some(param));
+    }
+    // Elsewhere a message's own fields are unknown.
+    for extra in [r#""type":"response.create""#, r#""generate":true"#] {
+        let error = self::read(&format!(r#""input":"a",{extra}"#)).err().expect("a refusal");
+        assert_eq!(error.code, Code::UnknownParameter);
+    }
 }
