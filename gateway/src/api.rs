@@ -16,6 +16,7 @@ pub mod generation;
 pub mod idempotency;
 pub mod json;
 pub mod leases;
+pub mod list;
 pub mod openai;
 pub mod openapi;
 pub mod organization;

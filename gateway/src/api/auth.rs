@@ -13,7 +13,7 @@ use super::scope::Scope;
 use crate::accounts::{AuthError, Identity, Permission};
 use crate::receipts::Signer;
 use crate::server::PeerAddress;
-use crate::serving::{AdmitError, BatchJob, InFlight, Job, unix_ms};
+use crate::serving::{AdmitError, BatchJob, InFlight, Job, WireState, unix_ms};
 
 /// Longest `Idempotency-Key`.
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -31,6 +31,8 @@ pub struct Caller {
     pub batch: Option<BatchJob>,
     /// Whether a signed receipt is to come with the answer.
     pub wants_receipt: bool,
+    /// The connection that the answer goes out on; absent where the client does not wait for it.
+    pub wire: Option<Arc<WireState>>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller
@@ -45,7 +47,8 @@ where
         let secret = secret(&parts.headers)?;
         let identity = api.accounts.authenticate(secret, unix_ms())?;
         check_rights(&identity, parts)?;
-        let mut caller = Self { identity, scope, batch: None, wants_receipt: false };
+        let wire = parts.extensions.get().cloned();
+        let mut caller = Self { identity, scope, batch: None, wants_receipt: false, wire };
         caller.note_limits(&api);
         check_idempotency_key(&parts.headers)?;
         caller.wants_receipt = wants_receipt(&parts.headers)?;

@@ -2,29 +2,22 @@
 //! does there. `api-version` is not looked at: there is one version.
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::Response;
 
 use super::Shared;
 use super::auth::Caller;
-use super::body::read_json;
+use super::body::Asked;
 use super::error::ApiResult;
 use super::json::Json;
 use super::openai;
 
 /// The body, with the path's deployment as its model.
-async fn read(
-    api: &Shared,
-    caller: &Caller,
-    deployment: String,
-    request: Request,
-) -> ApiResult<(axum::http::Extensions, Json)> {
-    let (parts, body) = request.into_parts();
-    let mut body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
+fn of_deployment(deployment: String, mut body: Json) -> Json {
     if let Json::Object(object) = &mut body {
         object.insert("model".to_owned(), Json::String(deployment.into()));
     }
-    Ok((parts.extensions, body))
+    body
 }
 
 /// Chat completions of a deployment.
@@ -41,11 +34,11 @@ pub async fn chat(
     State(api): State<Shared>,
     caller: Caller,
     Path(deployment): Path<String>,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (extensions, body) = read(&api, &caller, deployment, request).await?;
+    let body = of_deployment(deployment, body);
     let (generation, surface) = openai::chat::prepare(&api, &caller, body)?;
-    generation.respond(&api, &caller, surface, extensions.get().cloned()).await
+    generation.respond(&api, &caller, surface).await
 }
 
 /// Text completions of a deployment.
@@ -62,11 +55,11 @@ pub async fn completions(
     State(api): State<Shared>,
     caller: Caller,
     Path(deployment): Path<String>,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (extensions, body) = read(&api, &caller, deployment, request).await?;
+    let body = of_deployment(deployment, body);
     let (generation, surface) = openai::completions::prepare(&api, &caller, body).await?;
-    generation.respond(&api, &caller, surface, extensions.get().cloned()).await
+    generation.respond(&api, &caller, surface).await
 }
 
 /// Embeddings of a deployment.
@@ -83,8 +76,8 @@ pub async fn embeddings(
     State(api): State<Shared>,
     caller: Caller,
     Path(deployment): Path<String>,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (_, body) = read(&api, &caller, deployment, request).await?;
+    let body = of_deployment(deployment, body);
     openai::embeddings::answer(&api, &caller, body).await
 }

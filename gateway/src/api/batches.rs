@@ -11,18 +11,19 @@ pub use runner::Runner;
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::Uri;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::Shared;
 use super::auth::Caller;
-use super::body::read_json;
+use super::body::Asked;
 use super::error::{ApiError, ApiResult, Code};
 use super::fields::{Fields, invalid};
 use super::files;
 use super::json::Json as Body;
+use super::list::PageOf;
 use super::openai::params::metadata;
 use super::query::Query;
 use super::scope::random;
@@ -102,9 +103,7 @@ async fn on_disk<T: Send + 'static>(
     request_body = crate::api::openapi::jobs::BatchRequest,
     responses((status = 200, description = "The batch.", body = crate::api::openapi::jobs::BatchObject)),
 )]
-pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Json<Value>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
+pub async fn create(State(api): State<Shared>, caller: Caller, Asked(body): Asked) -> ApiResult<Json<Value>> {
     let wanted = Wanted::read(body, &api.limits)?;
     if !caller.identity.allows(Permission::ModelRequest) {
         let message = "This API key lacks the permission 'model.request', which the lines of a batch need.";
@@ -173,9 +172,9 @@ pub async fn retrieve(
     tag = "batches",
     params(("limit" = Option<u32>, Query, description = "Batches of a page.", minimum = 1, maximum = 100),
         ("after" = Option<String>, Query, description = "Id of the last batch that is known.")),
-    responses((status = 200, description = "A page of batches.", body = crate::api::openapi::jobs::BatchPage)),
+    responses((status = 200, description = "A page of batches.", body = PageOf<crate::api::openapi::jobs::BatchObject>)),
 )]
-pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let limit = query.count("limit", 1, MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
     let after = query.string("after")?;
@@ -183,11 +182,7 @@ pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiRes
     let project = caller.identity.project_id.clone();
     let found = on_disk(&api.batches, move |batches| batches.list(&project, after.as_deref(), limit)).await?;
     let (page, has_more) = found.ok_or_else(|| invalid("after", "the project has no batch of this id"))?;
-    let id_of = |batch: Option<&Batch>| batch.map(|batch| batch.id.clone());
-    Ok(Json(json!({
-        "object": "list", "data": page.iter().map(object).collect::<Vec<_>>(),
-        "first_id": id_of(page.first()), "last_id": id_of(page.last()), "has_more": has_more,
-    })))
+    Ok(Json(PageOf::new(page.iter().map(object).collect(), has_more)))
 }
 
 /// Ends a batch: what is in flight is dropped and costs nothing, what is done is kept.

@@ -1,14 +1,17 @@
 //! Reads a request body: media type, size, deadline, then strict JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 
+use super::Shared;
 use super::error::{ApiError, ApiResult, Code};
 use super::json::{self, Json, JsonError};
 use super::scope::Scope;
@@ -26,6 +29,22 @@ pub struct BodyLimits {
     pub max_depth: usize,
     /// Time for the whole body to arrive.
     pub deadline: Duration,
+}
+
+/// A request's body, for handlers: after the caller, so that strangers are refused before anything is read.
+pub struct Asked(pub Json);
+
+impl<S: Send + Sync> FromRequest<S> for Asked
+where
+    Shared: FromRef<S>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+        let (parts, body) = request.into_parts();
+        let scope = parts.extensions.get::<Arc<Scope>>().cloned().unwrap_or_default();
+        read_json(&scope, &parts.headers, body, Shared::from_ref(state).body).await.map(Self)
+    }
 }
 
 /// The body as a JSON value; its hash is noted in `scope`, for the request's row and receipt.

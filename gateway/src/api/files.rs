@@ -21,6 +21,7 @@ use super::Shared;
 use super::auth::Caller;
 use super::error::{ApiError, ApiResult, Code};
 use super::fields::invalid;
+use super::list::PageOf;
 use super::query::Query;
 use crate::files::{FileError, FileRow, Files, Listing, Purpose};
 use crate::serving::unix_ms;
@@ -58,9 +59,9 @@ pub async fn on_disk<T: Send + 'static>(
     operation_id = "listFiles",
     tag = "files",
     params(crate::api::openapi::jobs::FileQuery),
-    responses((status = 200, description = "A page of files.", body = crate::api::openapi::jobs::FilePage)),
+    responses((status = 200, description = "A page of files.", body = PageOf<crate::api::openapi::jobs::FileObject>)),
 )]
-pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let purpose = match query.string("purpose")? {
         None => None,
@@ -78,11 +79,7 @@ pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiRes
     let listing = Listing { purpose, after, ascending, limit };
     let found = on_disk(&api.files, move |files| files.list(&project, &listing, unix_ms())).await?;
     let (rows, has_more) = found.ok_or_else(|| invalid("after", "the project has no file of this id"))?;
-    let id_of = |row: Option<&FileRow>| row.map(|row| row.id.clone());
-    Ok(Json(json!({
-        "object": "list", "data": rows.iter().map(object).collect::<Vec<_>>(),
-        "first_id": id_of(rows.first()), "last_id": id_of(rows.last()), "has_more": has_more,
-    })))
+    Ok(Json(PageOf::new(rows.iter().map(object).collect(), has_more)))
 }
 
 /// One file.

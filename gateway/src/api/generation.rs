@@ -120,16 +120,15 @@ pub enum ToolChoice {
 }
 
 impl Generation {
-    /// Begins it and answers over HTTP in the form of `surface`; `wire` is the connection.
+    /// Begins it and answers over HTTP in the form of `surface`.
     pub async fn respond(
         self,
         api: &Shared,
         caller: &Caller,
         mut surface: impl Surface,
-        wire: Option<Arc<WireState>>,
     ) -> ApiResult<Response<Body>> {
         let is_stream = self.stream;
-        let mut run = self.begin(api, caller, wire).await?;
+        let mut run = self.begin(api, caller, caller.wire.clone()).await?;
         surface.served(run.flight().tier());
         if is_stream { Ok(stream::respond(run, surface)) } else { unary::respond(run, surface).await }
     }

@@ -3,16 +3,17 @@
 mod request;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::Uri;
 use engine::{Engine, Tier};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::auth::Caller;
-use super::body::read_json;
+use super::body::Asked;
 use super::error::{ApiError, ApiResult, Code};
 use super::fields::invalid;
+use super::list::PageOf;
 use super::query::Query;
 use super::scope::random;
 use crate::civil::HOUR_MS;
@@ -102,9 +103,7 @@ fn uncalibrated(model: &str) -> String {
     request_body = crate::api::openapi::leases::LeaseRequest,
     responses((status = 200, description = "The lease.", body = crate::api::openapi::leases::LeaseObject)),
 )]
-pub async fn create(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Json<Value>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
+pub async fn create(State(api): State<Shared>, caller: Caller, Asked(body): Asked) -> ApiResult<Json<Value>> {
     let now_ms = unix_ms();
     let (leases, terms) = offered(&api).ok_or_else(not_offered)?;
     let wanted = Wanted::read(body, leases.limits(), now_ms)?;
@@ -169,9 +168,9 @@ pub async fn retrieve(
     tag = "models",
     params(("limit" = Option<u32>, Query, description = "Leases of a page.", minimum = 1, maximum = 100),
         ("after" = Option<String>, Query, description = "Id of the last lease that is known.")),
-    responses((status = 200, description = "A page of leases.", body = crate::api::openapi::leases::LeasePage)),
+    responses((status = 200, description = "A page of leases.", body = PageOf<crate::api::openapi::leases::LeaseObject>)),
 )]
-pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<Value>> {
+pub async fn list(State(api): State<Shared>, caller: Caller, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let project = caller.identity.project_id.clone();
     Ok(Json(page(&api, Some(project), &uri).await?))
 }
@@ -216,7 +215,7 @@ async fn find(api: &Shared, caller: Option<&Caller>, id: String) -> ApiResult<Va
 }
 
 /// A page of the project's leases, or of all.
-pub(super) async fn page(api: &Shared, project: Option<String>, uri: &Uri) -> ApiResult<Value> {
+pub(super) async fn page(api: &Shared, project: Option<String>, uri: &Uri) -> ApiResult<PageOf<Value>> {
     let mut query = Query::read(uri);
     let limit = query.count("limit", 1, MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
     let after = query.string("after")?;
@@ -234,9 +233,7 @@ pub(super) async fn page(api: &Shared, project: Option<String>, uri: &Uri) -> Ap
     let now_ms = unix_ms();
     let shown: Vec<Value> =
         page.iter().map(|(kept, sums)| object(kept, *sums, now_ms)).collect::<ApiResult<_>>()?;
-    let id_of = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    let (first, last) = (id_of(shown.first()), id_of(shown.last()));
-    Ok(json!({"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": has_more}))
+    Ok(PageOf::new(shown, has_more))
 }
 
 /// The leases and what a new one agrees on, where capacity is leased.

@@ -4,7 +4,7 @@
 //! vectors: its relevance is their cosine, -1 to 1. The answer's `method` and the model's entry in `/v1/models` say which.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use engine::Embedder;
 use models::ModelKind;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::auth::Caller;
-use super::body::read_json;
+use super::body::Asked;
 use super::encoding::{self, Content, Input, text};
 use super::error::{ApiError, ApiResult, Code};
 use super::fields::{Fields, invalid, not_empty, wrong_type};
@@ -89,10 +89,9 @@ type Named = (String, String);
 pub async fn rerank(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let mut fields = Fields::root(read_json(&caller.scope, &parts.headers, body, api.body).await?)?;
+    let mut fields = Fields::root(body)?;
     let model = fields.string("model", MAX_MODEL_BYTES)?;
     let model = fields.required("model", model)?;
     let query = fields.take("query");
@@ -141,9 +140,12 @@ pub async fn rerank(
     request_body = crate::api::openapi::vectors::ScoreRequest,
     responses((status = 200, description = "One score a pair.", body = Scores)),
 )]
-pub async fn score(State(api): State<Shared>, caller: Caller, request: Request) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let mut fields = Fields::root(read_json(&caller.scope, &parts.headers, body, api.body).await?)?;
+pub async fn score(
+    State(api): State<Shared>,
+    caller: Caller,
+    Asked(body): Asked,
+) -> ApiResult<Response<Body>> {
+    let mut fields = Fields::root(body)?;
     let model = fields.string("model", MAX_MODEL_BYTES)?;
     let model = fields.required("model", model)?;
     let first = side(&mut fields, "text_1", api.embedding.max_inputs)?;

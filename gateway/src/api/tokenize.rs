@@ -1,14 +1,14 @@
 //! `POST /v1/tokenize` and `POST /v1/detokenize` (vLLM's shapes): the very ids that are billed. Free, but counted as requests.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use engine::{Embedder, Engine};
 use serde::Serialize;
 
 use super::Shared;
 use super::auth::Caller;
-use super::body::read_json;
+use super::body::Asked;
 use super::encoding::{self, Content, Input};
 use super::error::{ApiError, ApiResult, Code};
 use super::fields::{Fields, invalid, unsupported};
@@ -54,10 +54,9 @@ async fn count_request(api: &Shared, caller: &Caller) -> ApiResult<()> {
 pub async fn tokenize(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let mut fields = Fields::root(read_json(&caller.scope, &parts.headers, body, api.body).await?)?;
+    let mut fields = Fields::root(body)?;
     let model = fields.string("model", MAX_MODEL_BYTES)?;
     let model = fields.required("model", model)?;
     let messages = fields.take("messages");
@@ -135,10 +134,9 @@ fn prompt_of(
 pub async fn detokenize(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let mut fields = Fields::root(read_json(&caller.scope, &parts.headers, body, api.body).await?)?;
+    let mut fields = Fields::root(body)?;
     let model = fields.string("model", MAX_MODEL_BYTES)?;
     let model = fields.required("model", model)?;
     let tokens = fields.array("tokens", usize::MAX)?;

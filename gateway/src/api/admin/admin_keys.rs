@@ -11,6 +11,7 @@ use super::page::Page;
 use super::read::text;
 use crate::accounts::AdminKeyRow;
 use crate::api::error::ApiResult;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::serving::unix_ms;
 
@@ -41,9 +42,9 @@ pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Val
     operation_id = "listAdminKeys",
     tag = "admin keys",
     params(requests::PageQuery),
-    responses((status = 200, description = "A page of keys.", body = answers::PageOf<answers::AdminKey>)),
+    responses((status = 200, description = "A page of keys.", body = PageOf<answers::AdminKey>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     query.finish()?;

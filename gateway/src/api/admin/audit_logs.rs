@@ -6,10 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::caller::Admin;
 use super::document::{answers, requests};
-use super::page::{Page, list as page_of};
+use super::page::Page;
 use crate::accounts::{AuditFilter, AuditRow};
 use crate::api::error::ApiResult;
 use crate::api::fields::invalid;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 
 /// Later than year 9999 is a mistake.
@@ -24,9 +25,9 @@ const PREFIX: &str = "audit_";
     operation_id = "listAuditLogs",
     tag = "audit log",
     params(requests::PageQuery, requests::AuditQuery),
-    responses((status = 200, description = "A page of lines.", body = answers::PageOf<answers::AuditLine>)),
+    responses((status = 200, description = "A page of lines.", body = PageOf<answers::AuditLine>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, false)?;
     let mut filter = AuditFilter {
@@ -48,7 +49,7 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
         lines.remove(0);
     }
     lines.truncate(limit);
-    Ok(page_of(lines.iter().map(shape).collect(), has_more))
+    Ok(Json(PageOf::new(lines.iter().map(shape).collect(), has_more)))
 }
 
 fn number(param: &str, id: &str) -> ApiResult<i64> {

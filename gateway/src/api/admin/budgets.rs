@@ -14,6 +14,7 @@ use super::read::{text, usd};
 use crate::accounts::Budget;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::invalid;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::config::{BudgetPeriod, BudgetScope};
 use crate::money::Picos;
@@ -58,9 +59,9 @@ pub(super) async fn set(admin: Admin, request: Request) -> ApiResult<Json<Value>
         ("scope" = Option<String>, Query, description = "Only of this scope."),
         ("subject_id" = Option<String>, Query, description = "Only of this subject."),
     ),
-    responses((status = 200, description = "A page of budgets.", body = answers::PageOf<answers::SpendLimit>)),
+    responses((status = 200, description = "A page of budgets.", body = PageOf<answers::SpendLimit>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     let scope: Option<BudgetScope> = query.string("scope")?.map(|text| parsed("scope", &text)).transpose()?;

@@ -13,6 +13,7 @@ use super::read::{expiry, text, usd};
 use crate::accounts::{CreditKind, CreditOrder, NewCredit};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::invalid;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::ledger::{self, Balance, hex};
 use crate::money::Picos;
@@ -88,9 +89,9 @@ fn check(kind: CreditKind, amount: Picos, expires_ms: Option<u64>) -> ApiResult<
     operation_id = "listCredits",
     tag = "money",
     params(("id" = String, Path, description = "Id or name of the customer."), requests::PageQuery),
-    responses((status = 200, description = "A page of credits.", body = answers::PageOf<answers::Credit>)),
+    responses((status = 200, description = "A page of credits.", body = PageOf<answers::Credit>)),
 )]
-pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     query.finish()?;

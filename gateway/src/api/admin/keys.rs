@@ -12,6 +12,7 @@ use super::read::{expiry, limits, list as list_of, restriction, text, texts};
 use crate::accounts::{Accounts, AccountsError, IpNet, KeyLimits, KeyRow, NewKey, Permission};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid};
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::serving::unix_ms;
 
@@ -83,9 +84,9 @@ pub(super) async fn create(admin: Admin, Path(id): Path<String>, request: Reques
         requests::PageQuery,
         ("owner_project_access" = Option<String>, Query, description = "`active` or `any`."),
     ),
-    responses((status = 200, description = "A page of keys.", body = answers::PageOf<answers::ProjectKey>)),
+    responses((status = 200, description = "A page of keys.", body = PageOf<answers::ProjectKey>)),
 )]
-pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, Path(id): Path<String>, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     match query.string("owner_project_access")?.as_deref() {

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::caller::Admin;
 use crate::api::error::ApiResult;
 use crate::api::leases;
-use crate::api::openapi::leases::{LeaseObject, LeasePage};
+use crate::api::list::PageOf;
+use crate::api::openapi::leases::LeaseObject;
 use crate::leases::Party;
 
 /// All leases, page by page, the newest first.
@@ -19,9 +20,9 @@ use crate::leases::Party;
     tag = "leases",
     params(("limit" = Option<u32>, Query, description = "Leases of a page.", minimum = 1, maximum = 100),
         ("after" = Option<String>, Query, description = "Id of the last lease that is known.")),
-    responses((status = 200, description = "A page of leases.", body = LeasePage)),
+    responses((status = 200, description = "A page of leases.", body = PageOf<LeaseObject>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     Ok(Json(leases::page(&admin.api, None, &uri).await?))
 }
 

@@ -12,6 +12,7 @@ use super::read::{text, usd};
 use crate::accounts::OrgRow;
 use crate::api::error::ApiResult;
 use crate::api::fields::{Fields, invalid};
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::money::Picos;
 use crate::serving::unix_ms;
@@ -49,9 +50,9 @@ pub(super) async fn create(admin: Admin, request: Request) -> ApiResult<Json<Val
     operation_id = "listOrganizations",
     tag = "organizations",
     params(requests::PageQuery),
-    responses((status = 200, description = "A page of customers.", body = answers::PageOf<answers::Organization>)),
+    responses((status = 200, description = "A page of customers.", body = PageOf<answers::Organization>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     query.finish()?;

@@ -1,10 +1,11 @@
 //! Lists by pages, as the API spells them.
 
 use axum::Json;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::error::ApiResult;
 use crate::api::fields::invalid;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 
 const DEFAULT_LIMIT: u32 = 20;
@@ -31,7 +32,7 @@ impl Page {
     }
 
     /// The wanted part of `items`, which have an `id` and come oldest first.
-    pub(super) fn of(self, mut items: Vec<Value>) -> ApiResult<Json<Value>> {
+    pub(super) fn of(self, mut items: Vec<Value>) -> ApiResult<Json<PageOf<Value>>> {
         if !self.ascending {
             items.reverse();
         }
@@ -42,28 +43,21 @@ impl Page {
         }
         let has_more = items.len() > self.limit;
         items.truncate(self.limit);
-        Ok(list(items, has_more))
+        Ok(Json(PageOf::new(items, has_more)))
     }
-}
-
-/// A page.
-pub(super) fn list(items: Vec<Value>, has_more: bool) -> Json<Value> {
-    let id_of = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    let (first, last) = (id_of(items.first()), id_of(items.last()));
-    Json(json!({"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more}))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn ids(query: &str, ascending: bool) -> ApiResult<(Vec<String>, bool)> {
         let mut query = Query::read(&format!("/x?{query}").parse().unwrap());
         let page = Page::read(&mut query, ascending)?;
         let Json(list) = page.of((1..=5).map(|i| json!({"id": format!("i{i}")})).collect())?;
-        let data =
-            list["data"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned());
-        Ok((data.collect(), list["has_more"].as_bool().unwrap()))
+        let data = list.data.iter().map(|item| item["id"].as_str().unwrap().to_owned());
+        Ok((data.collect(), list.has_more))
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::page::Page;
 use super::read::{decimal, text, tier};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid};
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::civil;
 use crate::money::{Picos, PriceVersion};
@@ -76,9 +77,9 @@ fn price(fields: &mut Fields, key: &str) -> ApiResult<Picos> {
     operation_id = "listPrices",
     tag = "money",
     params(requests::PageQuery, ("model" = Option<String>, Query, description = "Only of this model.")),
-    responses((status = 200, description = "A page of prices.", body = answers::PageOf<answers::Price>)),
+    responses((status = 200, description = "A page of prices.", body = PageOf<answers::Price>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     let model = query.string("model")?;

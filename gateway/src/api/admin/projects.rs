@@ -14,6 +14,7 @@ use crate::accounts::{
 };
 use crate::api::error::ApiResult;
 use crate::api::fields::{Fields, invalid};
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::serving::unix_ms;
 
@@ -76,9 +77,9 @@ fn org_of(accounts: &Accounts, wanted: Option<&str>) -> Result<OrgRow, AccountsE
         ("include_archived" = Option<bool>, Query, description = "Archived ones, too."),
         ("organization_id" = Option<String>, Query, description = "Only those of one customer."),
     ),
-    responses((status = 200, description = "A page of projects.", body = answers::PageOf<answers::Project>)),
+    responses((status = 200, description = "A page of projects.", body = PageOf<answers::Project>)),
 )]
-pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<Value>> {
+pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let page = Page::read(&mut query, true)?;
     let with_archived = query.boolean("include_archived")?.unwrap_or(false);

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::request;
 use super::surface::Message;
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::Generation;
 use crate::api::json;
@@ -27,12 +27,10 @@ use crate::api::json;
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body)?;
-    let response = generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await;
+    let response = generation.respond(&api, &caller, surface).await;
     response.map_err(in_own_words)
 }
 
@@ -62,10 +60,8 @@ pub fn prepare(api: &Shared, caller: &Caller, body: json::Json) -> ApiResult<(Ge
 pub async fn count_tokens(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Json<Value>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let counted = request::read_count(body, &api.limits)?.count(&api, &caller).await;
     let tokens = counted.map_err(in_own_words)?;
     Ok(Json(json!({"input_tokens": tokens})))

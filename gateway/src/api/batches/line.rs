@@ -169,7 +169,8 @@ async fn answer(work: &Work, line: &Line, scope: &Arc<Scope>) -> ApiResult<Held>
     scope.note_body(sha256);
     let identity = api.accounts.identity(&batch.key_id, unix_ms())?;
     let job = BatchJob { billed: batch.window.tier(), until: work.until };
-    let caller = Caller { identity, scope: Arc::clone(scope), batch: Some(job), wants_receipt: false };
+    let caller =
+        Caller { identity, scope: Arc::clone(scope), batch: Some(job), wants_receipt: false, wire: None };
     match batch.endpoint {
         Endpoint::Chat => {
             let (generation, surface) = chat::prepare(api, &caller, body)?;

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use bytes::Bytes;
 use engine::{Engine, Tier, TokenLogprob};
@@ -15,7 +15,7 @@ use super::wire::{
 };
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::{Choice, Ending, Generation, Part, Piece, Surface};
 use crate::api::json::Json;
@@ -36,12 +36,10 @@ use crate::serving::Receipt;
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body)?;
-    generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
+    generation.respond(&api, &caller, surface).await
 }
 
 /// Reads a body: what to generate, and how to shape the answer.

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use bytes::Bytes;
 use engine::{Engine, Tier, TokenLogprob};
@@ -14,7 +14,7 @@ use super::surface::{ChunkOptions, closing, failing, finish_reason, head, token_
 use super::wire::{Completion, Head, TextChoice, TextLogprobs};
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::{Choice, Ending, Generation, Piece, Surface};
 use crate::api::json::Json;
@@ -35,12 +35,10 @@ use crate::serving::{PromptInput, Receipt};
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let (generation, surface) = prepare(&api, &caller, body).await?;
-    generation.respond(&api, &caller, surface, parts.extensions.get().cloned()).await
+    generation.respond(&api, &caller, surface).await
 }
 
 /// Reads a body: what to generate, and how to shape the answer.

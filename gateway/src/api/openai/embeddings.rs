@@ -1,7 +1,7 @@
 //! `POST /v1/embeddings`.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, Response, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::params::MAX_MODEL_BYTES;
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::encoding::{self, Input, content};
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::{Fields, invalid, not_empty};
@@ -129,10 +129,8 @@ impl Usage {
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     answer(&api, &caller, body).await
 }
 

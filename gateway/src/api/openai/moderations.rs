@@ -1,13 +1,13 @@
 //! `POST /v1/moderations`: the operator's content rules as categories. Free of charge.
 
 use axum::Json as Answer;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::fields::{Fields, array_of, not_empty, unsupported, wrong_type};
 use crate::api::json::Json;
@@ -52,10 +52,8 @@ struct Verdict {
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Answer<Moderation>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let texts = read(body)?;
     let (bytes, guard) = (texts.iter().map(String::len).sum(), api.guard.clone());
     let work = move || {

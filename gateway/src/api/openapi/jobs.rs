@@ -70,23 +70,6 @@ pub struct FileObject {
     pub status_details: Option<String>,
 }
 
-/// A page of files.
-#[derive(ToSchema)]
-pub struct FilePage {
-    /// `list`.
-    pub object: String,
-    /// Files.
-    pub data: Vec<FileObject>,
-    /// Id of the first.
-    #[schema(required)]
-    pub first_id: Option<String>,
-    /// Id of the last, for the parameter `after`.
-    #[schema(required)]
-    pub last_id: Option<String>,
-    /// Whether there are more.
-    pub has_more: bool,
-}
-
 /// Which files to list.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -282,21 +265,4 @@ pub struct BatchUsage {
     pub total_tokens: u64,
     /// Extension: the settled amount in USD, a decimal string.
     pub cost_usd: String,
-}
-
-/// A page of batches.
-#[derive(ToSchema)]
-pub struct BatchPage {
-    /// `list`.
-    pub object: String,
-    /// Batches, the newest first.
-    pub data: Vec<BatchObject>,
-    /// Id of the first.
-    #[schema(required)]
-    pub first_id: Option<String>,
-    /// Id of the last, for the parameter `after`.
-    #[schema(required)]
-    pub last_id: Option<String>,
-    /// Whether there are more.
-    pub has_more: bool,
 }

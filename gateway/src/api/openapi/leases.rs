@@ -249,20 +249,3 @@ pub struct LeaseObject {
     /// What the operator owes for hours taken back, USD as a decimal string.
     pub reclaim_credit_usd: String,
 }
-
-/// A page of leases.
-#[derive(ToSchema)]
-pub struct LeasePage {
-    /// `list`.
-    pub object: String,
-    /// Leases.
-    pub data: Vec<LeaseObject>,
-    /// Id of the first.
-    #[schema(required)]
-    pub first_id: Option<String>,
-    /// Id of the last, for the parameter `after`.
-    #[schema(required)]
-    pub last_id: Option<String>,
-    /// Whether there are more.
-    pub has_more: bool,
-}

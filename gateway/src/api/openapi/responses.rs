@@ -261,19 +261,3 @@ pub struct Deleted {
     /// `true`.
     pub deleted: bool,
 }
-
-/// A page of items.
-#[derive(ToSchema)]
-pub struct ItemPage {
-    /// `list`.
-    pub object: String,
-    /// Items.
-    #[schema(value_type = Vec<crate::api::responses::items::Item>)]
-    pub data: Vec<Value>,
-    /// Id of the first.
-    pub first_id: Option<String>,
-    /// Id of the last.
-    pub last_id: Option<String>,
-    /// Whether there are more.
-    pub has_more: bool,
-}

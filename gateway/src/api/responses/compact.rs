@@ -6,7 +6,7 @@
 //! change it on the way. Nothing of it is kept here. Writing it is an answer like any other, and billed as one.
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use bytes::Bytes;
 use engine::Tier;
@@ -18,7 +18,7 @@ use super::object::usage;
 use super::{conversation, request, sealed};
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::generation::{Choice, Ending, Piece, Surface};
 use crate::money::Tokens;
@@ -42,10 +42,8 @@ const ASK: &str = "Summarize our conversation so far, so that it can be continue
 pub async fn compact(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let mut wanted = request::read_compact(body, &api.limits)?;
     let suffix = caller.scope.suffix();
     let (before, own) = set_prompt(&api, &caller, &mut wanted, suffix, None).await?;
@@ -64,7 +62,7 @@ pub async fn compact(
     }
     let org_key = sealed::key(&api, &caller.identity.org_id);
     let surface = Compacted { suffix: suffix.to_owned(), kept: items, org_key, signed: None };
-    generation.respond(&api, &caller, surface, None).await.map_err(about_input)
+    generation.respond(&api, &caller, surface).await.map_err(about_input)
 }
 
 fn said(text: &str) -> Item {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::Response;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::surface::{Answer, Keep};
 use super::{background, conversation, object};
 use crate::api::Shared;
 use crate::api::auth::Caller;
-use crate::api::body::read_json;
+use crate::api::body::Asked;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::generation::Generation;
 use crate::api::json;
@@ -47,15 +47,13 @@ pub struct Prepared {
 pub async fn create(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let Prepared { generation, answer, background } = prepare(&api, &caller, body).await?;
     let response = if background {
         background::start(&api, &caller, generation, answer).await
     } else {
-        generation.respond(&api, &caller, answer, parts.extensions.get().cloned()).await
+        generation.respond(&api, &caller, answer).await
     };
     response.map_err(about_input)
 }
@@ -119,10 +117,8 @@ pub(super) async fn prepare_wanted(
 pub async fn input_tokens(
     State(api): State<Shared>,
     caller: Caller,
-    request: Request,
+    Asked(body): Asked,
 ) -> ApiResult<Json<Value>> {
-    let (parts, body) = request.into_parts();
-    let body = read_json(&caller.scope, &parts.headers, body, api.body).await?;
     let mut wanted = request::read_count(body, &api.limits)?;
     set_prompt(&api, &caller, &mut wanted, caller.scope.suffix(), None).await?;
     let tokens = wanted.generation.count(&api, &caller).await.map_err(about_input)?;

@@ -12,6 +12,7 @@ use crate::api::Shared;
 use crate::api::auth::Caller;
 use crate::api::error::{ApiError, ApiResult, Code};
 use crate::api::fields::invalid;
+use crate::api::list::PageOf;
 use crate::api::query::Query;
 use crate::api::sse;
 use crate::responses::Stored;
@@ -141,14 +142,14 @@ pub async fn cancel(
         ("after" = Option<String>, Query, description = "Id of the last item that is known."),
         ("order" = Option<String>, Query, description = "`asc` or `desc`."),
         ("include[]" = Option<Vec<String>>, Query, description = "`message.output_text.logprobs`.")),
-    responses((status = 200, description = "A page of items.", body = crate::api::openapi::responses::ItemPage)),
+    responses((status = 200, description = "A page of items.", body = PageOf<super::items::Item>)),
 )]
 pub async fn input_items(
     State(api): State<Shared>,
     caller: Caller,
     Path(id): Path<String>,
     uri: Uri,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<PageOf<Value>>> {
     let mut query = Query::read(&uri);
     let limit = query.count("limit", 1, MAX_PAGE)?.unwrap_or(DEFAULT_PAGE) as usize;
     let after = query.string("after")?;
@@ -171,11 +172,7 @@ pub async fn input_items(
     }
     let has_more = items.len() > limit;
     items.truncate(limit);
-    let id_of = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    let (first, last) = (id_of(items.first()), id_of(items.last()));
-    Ok(Json(json!({
-        "object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more,
-    })))
+    Ok(Json(PageOf::new(items, has_more)))
 }
 
 fn includes(query: &mut Query) -> ApiResult<()> {

@@ -308,20 +308,3 @@ pub struct NewProjectKey {
     /// Its value, which is told here and never again.
     pub value: String,
 }
-
-/// A page of a list.
-#[derive(ToSchema)]
-pub struct PageOf<T> {
-    /// `list`.
-    pub object: String,
-    /// The items.
-    pub data: Vec<T>,
-    /// Id of the first.
-    #[schema(required)]
-    pub first_id: Option<String>,
-    /// Id of the last, for the parameter `after`.
-    #[schema(required)]
-    pub last_id: Option<String>,
-    /// Whether there are more.
-    pub has_more: bool,
-}

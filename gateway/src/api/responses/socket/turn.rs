@@ -90,8 +90,7 @@ impl Turns {
         if !generate {
             return warm_up(api, &caller, generation, answer).await.map_err(about_input);
         }
-        let wire = self.parts.extensions.get().cloned();
-        let mut run = generation.begin(api, &caller, wire).await.map_err(about_input)?;
+        let mut run = generation.begin(api, &caller, caller.wire.clone()).await.map_err(about_input)?;
         answer.served(run.flight().tier());
         let (frames, delivery) = stream::frames(run, answer);
         Ok(Started { frames: Box::pin(frames), delivery: Some(delivery) })
