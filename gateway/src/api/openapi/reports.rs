@@ -1,6 +1,5 @@
 //! A customer's own reports in the document.
 
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 /// What a report is about.
@@ -63,8 +62,107 @@ pub struct ReportBucket {
     /// Unix seconds.
     pub end_time: u64,
     /// One a group.
-    #[schema(value_type = Vec<Object>)]
-    pub results: Vec<Value>,
+    pub results: Vec<ReportResult>,
+}
+
+/// A group's part of a bucket.
+#[derive(ToSchema)]
+#[serde(tag = "object")]
+pub enum ReportResult {
+    /// Of generation.
+    #[serde(rename = "organization.usage.completions.result")]
+    Completions(CompletionsResult),
+    /// Of embeddings and what else makes vectors.
+    #[serde(rename = "organization.usage.embeddings.result")]
+    Embeddings(EmbeddingsResult),
+    /// Of costs.
+    #[serde(rename = "organization.costs.result")]
+    Costs(CostsResult),
+}
+
+/// Tokens of generation.
+#[derive(ToSchema)]
+pub struct CompletionsResult {
+    /// All of the input.
+    pub input_tokens: u64,
+    /// What a cache had of it.
+    pub input_cached_tokens: u64,
+    /// What no cache had of it.
+    pub input_uncached_tokens: u64,
+    /// 0.
+    pub input_audio_tokens: u64,
+    /// Output.
+    pub output_tokens: u64,
+    /// 0.
+    pub output_audio_tokens: u64,
+    /// Requests.
+    pub num_model_requests: u64,
+    /// Null: see `service_tier`.
+    #[schema(required)]
+    pub batch: Option<bool>,
+    /// The group.
+    #[serde(flatten)]
+    pub group: ReportGroup,
+}
+
+/// Tokens of vectors.
+#[derive(ToSchema)]
+pub struct EmbeddingsResult {
+    /// Input.
+    pub input_tokens: u64,
+    /// Requests.
+    pub num_model_requests: u64,
+    /// The group.
+    #[serde(flatten)]
+    pub group: ReportGroup,
+}
+
+/// What was paid.
+#[derive(ToSchema)]
+pub struct CostsResult {
+    /// The amount.
+    pub amount: ReportAmount,
+    /// A model and what of it, like `smollm2-135m-instruct, output_tokens`; null where not grouped by it.
+    #[schema(required)]
+    pub line_item: Option<String>,
+    /// How much of it; where grouped by it.
+    pub quantity: Option<u64>,
+    /// `tokens` or `unit_hours`; where grouped by it.
+    pub quantity_unit: Option<String>,
+    /// The group.
+    #[serde(flatten)]
+    pub group: ReportGroup,
+}
+
+/// An amount.
+#[derive(ToSchema)]
+pub struct ReportAmount {
+    /// The nearest double.
+    pub value: f64,
+    /// `usd`.
+    pub currency: String,
+    /// Extension: the exact amount, a decimal string.
+    pub value_usd: String,
+}
+
+/// What a result is about; null where not grouped by it.
+#[derive(ToSchema)]
+pub struct ReportGroup {
+    /// The project.
+    #[schema(required)]
+    pub project_id: Option<String>,
+    /// The end user.
+    #[schema(required)]
+    pub user_id: Option<String>,
+    /// The key.
+    #[schema(required)]
+    pub api_key_id: Option<String>,
+    /// The model.
+    #[schema(required)]
+    pub model: Option<String>,
+    /// The tier.
+    #[schema(required)]
+    pub service_tier: Option<String>,
 }
 
 /// How far a page reaches.

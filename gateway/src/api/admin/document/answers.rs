@@ -1,6 +1,5 @@
 //! What the operator's routes answer, for the document. Times are Unix seconds, amounts decimal strings of USD.
 
-use serde_json::Value;
 use utoipa::ToSchema;
 
 /// Declares an object that is answered; every field is there; those behind `?` may be null.
@@ -266,12 +265,28 @@ answered! {
         /// When.
         effective_at: u64;
         /// Who did it: a key, or the command line.
-        #[schema(value_type = Object)]
-        actor: Value;
+        actor: AuditActor;
         ? {
             /// Where.
             project: ProjectId;
         }
+    }
+    /// A session of the command line.
+    AuditSession {
+        /// Who.
+        user: AuditUser;
+    }
+    /// Whoever has the machine's command line.
+    AuditUser {
+        /// `cli`.
+        id: String;
+    }
+    /// An admin key that did something.
+    AuditKey {
+        /// `key_...`.
+        id: String;
+        /// `service_account`.
+        r#type: String;
     }
     /// A project by its id.
     ProjectId {
@@ -287,6 +302,22 @@ answered! {
         /// `true`.
         deleted: bool;
     }
+}
+
+/// Who did something.
+#[derive(ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AuditActor {
+    /// The command line.
+    Session {
+        /// Whose.
+        session: AuditSession,
+    },
+    /// An admin key.
+    ApiKey {
+        /// Which.
+        api_key: AuditKey,
+    },
 }
 
 /// An admin key and its value.
