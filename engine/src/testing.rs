@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use candle_core::{Device, Result, Tensor};
 use models::gguf::Header;
-use models::{Batch, Card, ChatTemplate, KvCache, Loaded, Model, ModelConfig, SamplingDefaults, Tokenizer};
+use models::{
+    Architecture, Batch, Card, ChatTemplate, KvCache, Loaded, Model, ModelConfig, SamplingDefaults, Tokenizer,
+};
 
 use crate::{Engine, EngineConfig};
 
@@ -65,7 +67,7 @@ impl FakeModel {
     /// This model as if it came from a file.
     pub fn loaded(self) -> Loaded {
         let config = ModelConfig {
-            architecture: "fake".to_owned(),
+            architecture: Architecture::LLAMA,
             hidden: 8,
             layers: 1,
             heads: 1,

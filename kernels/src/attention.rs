@@ -7,11 +7,34 @@ use half::f16;
 
 use crate::{AttentionMeta, HeadShape, LayerCache, RopeTable, cpu};
 
+/// What comes before the rotation: a bias of qkv (Qwen2), and normalisation of each q and k head (Qwen3).
+#[derive(Debug, Default)]
+pub struct QkvExtras {
+    /// `[(heads + 2 * kv_heads) * head_dim]`.
+    pub bias: Option<Vec<f32>>,
+    /// The weights of q heads and of k heads, `[head_dim]` each, and the epsilon of their RMS norms.
+    pub norm: Option<(Vec<f32>, Vec<f32>, f32)>,
+}
+
+impl QkvExtras {
+    fn check(&self, shape: &HeadShape) -> Result<()> {
+        let lengths = |values: &Vec<f32>, expected| values.len() == expected;
+        if !self.bias.as_ref().is_none_or(|bias| lengths(bias, shape.qkv_width())) {
+            bail!("attention: the bias does not fit {} values", shape.qkv_width());
+        }
+        let fits = |(q, k, _): &(Vec<f32>, Vec<f32>, f32)| [q, k].iter().all(|w| lengths(w, shape.head_dim));
+        if !self.norm.as_ref().is_none_or(fits) {
+            bail!("attention: the weights of a head's normalisation are not {} values", shape.head_dim);
+        }
+        Ok(())
+    }
+}
+
 /// Attention of one layer over a step's ragged batch.
 ///
-/// `qkv` is `[t, (heads + 2 * kv_heads) * head_dim]` f32: q, then k, then v of each token. Rotates q and k, writes k and
-/// v to `cache` at the slots of `meta`, then attends from each query to the positions up to its own in its sequence's
-/// pages, with scores scaled by `1 / sqrt(head_dim)`. Returns `[t, heads * head_dim]`.
+/// `qkv` is `[t, (heads + 2 * kv_heads) * head_dim]` f32: q, then k, then v of each token. Applies `extras`, rotates q
+/// and k, writes k and v to `cache` at the slots of `meta`, then attends from each query to the positions up to its own
+/// in its sequence's pages, with scores scaled by `1 / sqrt(head_dim)`. Returns `[t, heads * head_dim]`.
 ///
 /// A query's result depends only on the cache and its position, bit for bit.
 ///
@@ -20,12 +43,14 @@ use crate::{AttentionMeta, HeadShape, LayerCache, RopeTable, cpu};
 pub fn attention(
     qkv: &Tensor,
     cache: &LayerCache,
+    extras: &Arc<QkvExtras>,
     rope: &Arc<RopeTable>,
     shape: &HeadShape,
     meta: &Arc<AttentionMeta>,
 ) -> Result<Tensor> {
     shape.check()?;
     cache.check(shape)?;
+    extras.check(shape)?;
     meta.check(cache.num_blocks(), cache.block_size(), rope.max_positions())?;
     let (t, width) = qkv.dims2()?;
     if width != shape.qkv_width() || t != meta.positions.len() {
@@ -40,6 +65,7 @@ pub fn attention(
     }
     let qkv = qkv.contiguous()?;
     let op = Attention {
+        extras: Arc::clone(extras),
         rope: Arc::clone(rope),
         shape: shape.clone(),
         meta: Arc::clone(meta),
@@ -51,6 +77,7 @@ pub fn attention(
 }
 
 struct Attention {
+    extras: Arc<QkvExtras>,
     rope: Arc<RopeTable>,
     shape: HeadShape,
     meta: Arc<AttentionMeta>,
@@ -61,6 +88,7 @@ struct Attention {
 impl Attention {
     fn job(&self) -> cpu::AttentionJob<'_> {
         cpu::AttentionJob {
+            extras: &self.extras,
             rope: &self.rope,
             shape: &self.shape,
             meta: &self.meta,

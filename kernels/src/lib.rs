@@ -36,7 +36,7 @@ mod rope;
 mod weight_type;
 
 pub use activation::silu_mul;
-pub use attention::attention;
+pub use attention::{QkvExtras, attention};
 pub use embed::{embed, select_rows};
 pub use encoder::{add_norm, attend_all, bias_gelu};
 pub use layer_cache::LayerCache;

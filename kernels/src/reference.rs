@@ -4,7 +4,7 @@ pub mod encoder;
 
 use half::f16;
 
-use crate::{AttentionMeta, HeadShape, RopeTable};
+use crate::{AttentionMeta, HeadShape, QkvExtras, RopeTable};
 
 /// `x` `[m, k]` times the transpose of `w` `[n, k]`: `[m, n]`.
 pub fn matmul(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
@@ -60,6 +60,26 @@ pub fn rotate(head: &mut [f64], position: usize, theta: f64, rotary_dim: usize, 
         head[a] = x * angle.cos() - y * angle.sin();
         head[b] = x * angle.sin() + y * angle.cos();
     }
+}
+
+/// Rows of q, k and v as they are before the rotation: `extras` applied.
+pub fn prepare_qkv(qkv: &[f32], extras: &QkvExtras, shape: &HeadShape) -> Vec<f32> {
+    let mut out = qkv.to_vec();
+    for row in out.chunks_exact_mut(shape.qkv_width()) {
+        let bias = extras.bias.iter().flatten();
+        row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        let Some((query, key, eps)) = &extras.norm else { continue };
+        for (number, head) in row.chunks_exact_mut(shape.head_dim).enumerate() {
+            let weight = match number {
+                n if n < shape.heads => query,
+                n if n < shape.heads + shape.kv_heads => key,
+                _ => continue,
+            };
+            let normed = rms_norm(head, weight, *eps);
+            head.iter_mut().zip(normed).for_each(|(value, normed)| *value = normed as f32);
+        }
+    }
+    out
 }
 
 /// Writes the rotated k and the v of each token to its slot of `cache`

@@ -1,15 +1,13 @@
 //! Sizes and constants of a network, read from metadata and checked against each other.
 
+use crate::architecture::Architecture;
 use crate::gguf::{GgufError, Header};
-
-/// Architectures this crate can run.
-pub const ARCHITECTURES: [&str; 1] = ["llama"];
 
 /// Sizes and constants of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// `general.architecture`.
-    pub architecture: String,
+    /// What sets the network apart.
+    pub architecture: Architecture,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Number of blocks.
@@ -41,7 +39,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
     /// An architecture without an implementation.
-    #[error("architecture {0:?} is not supported (supported: {ARCHITECTURES:?})")]
+    #[error("architecture {0:?} is not supported (supported: {supported:?})", supported = Architecture::ALL.map(|one| one.name))]
     Architecture(String),
     /// A value outside its range.
     #[error("{key} is {value}, expected {expected}")]
@@ -108,12 +106,11 @@ impl ModelConfig {
     /// See [`ConfigError`].
     pub fn from_header(header: &Header) -> Result<Self, ConfigError> {
         const ARCHITECTURE: &str = "general.architecture";
-        let architecture =
-            header.string(ARCHITECTURE)?.ok_or_else(|| GgufError::Missing(ARCHITECTURE.to_owned()))?;
-        if !ARCHITECTURES.contains(&architecture) {
-            return Err(ConfigError::Architecture(architecture.to_owned()));
-        }
-        let keys = Keys { header, architecture };
+        let name = header.string(ARCHITECTURE)?.ok_or_else(|| GgufError::Missing(ARCHITECTURE.to_owned()))?;
+        let Some(architecture) = Architecture::named(name) else {
+            return Err(ConfigError::Architecture(name.to_owned()));
+        };
+        let keys = Keys { header, architecture: name };
         let hidden = keys.size("embedding_length", 1 << 16)?;
         let heads = keys.size("attention.head_count", 1 << 10)?;
         let head_dim = match keys.optional_size("attention.key_length", 1 << 10)? {
@@ -125,7 +122,7 @@ impl ModelConfig {
             }
         };
         let config = Self {
-            architecture: architecture.to_owned(),
+            architecture,
             hidden,
             layers: keys.size("block_count", 1 << 10)?,
             heads,

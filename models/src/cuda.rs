@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Error, Result, Tensor};
 use kernels::cuda::attention::{self, AttentionRule, SPLIT_LEN};
 use kernels::cuda::linear::{Product, matmul};
-use kernels::cuda::rope::{DeviceRope, QkvExtras, rope_cache};
+use kernels::cuda::rope::{DeviceRope, rope_cache};
 use kernels::cuda::rows::{RowsOut, embed, rms_norm, silu_mul};
 use kernels::cuda::{CudaError, Device, DeviceBuffer, PagedCache};
 use kernels::{HeadShape, RopeTable};
@@ -159,7 +159,7 @@ impl CudaLlama {
         for (block, cache) in self.blocks.iter().zip(layers) {
             rms_norm(&room.residual, delta, &block.attention_norm, eps, tokens, None, &normed)?;
             matmul(&room.normed, tokens, &block.qkv, &Product::Bf16(&room.qkv))?;
-            self.attend(room, cache, longest_context)?;
+            self.attend(room, block, cache, longest_context)?;
             matmul(&room.attended, tokens, &block.attention_output, &Product::Bf16(&room.delta))?;
             rms_norm(
                 &room.residual,
@@ -183,13 +183,14 @@ impl CudaLlama {
     fn attend(
         &self,
         room: &Room,
+        block: &DeviceBlock,
         cache: &PagedCache,
         longest_context: Option<usize>,
     ) -> std::result::Result<(), CudaError> {
         let scale = 1.0 / (self.shape.head_dim as f32).sqrt();
         let rule = AttentionRule { scale, window: None, soft_cap: None };
         let (query, batch, out) = (&room.query, &room.batch, &room.attended);
-        rope_cache(&room.qkv, &QkvExtras::default(), &self.rope, batch, cache, query)?;
+        rope_cache(&room.qkv, &block.extras, &self.rope, batch, cache, query)?;
         attention::prefill(query, cache, batch, &rule, out)?;
         attention::decode(query, cache, batch, &rule, SPLIT_LEN, longest_context, &room.scratch, out)
     }

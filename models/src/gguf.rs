@@ -289,6 +289,18 @@ impl Header {
         .ok_or_else(|| GgufError::Missing(key.to_owned()))
     }
 
+    /// The floats under `key`.
+    ///
+    /// # Errors
+    /// The key is absent or holds something else.
+    pub fn floats(&self, key: &str) -> Result<Vec<f64>, GgufError> {
+        self.typed(key, "an array of floats", |v| match v {
+            Value::Numbers(a) => a.floats(),
+            _ => None,
+        })?
+        .ok_or_else(|| GgufError::Missing(key.to_owned()))
+    }
+
     fn typed<'a, T>(
         &'a self,
         key: &str,

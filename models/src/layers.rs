@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use kernels::{AttentionMeta, Fusion, HeadShape, LayerCache, PackedMatrix, RopeTable};
+use kernels::{AttentionMeta, Fusion, HeadShape, LayerCache, PackedMatrix, QkvExtras, RopeTable};
 
 use crate::config::ModelConfig;
 use crate::weights::{WeightError, Weights};
@@ -74,6 +74,7 @@ pub(crate) struct Shared {
 pub(crate) struct Block {
     attention_norm: RmsNorm,
     qkv: Linear,
+    extras: Arc<QkvExtras>,
     attention_output: Linear,
     feed_forward_norm: RmsNorm,
     gate_up: Linear,
@@ -93,6 +94,7 @@ impl Block {
             attention_norm: RmsNorm::load(weights, &name("attn_norm"), config)?,
             qkv: weights
                 .linear(&[(&name("attn_q"), q), (&name("attn_k"), kv), (&name("attn_v"), kv)], hidden)?,
+            extras: Arc::new(qkv_extras(weights, index, config)?),
             attention_output: weights.linear(&[(&name("attn_output"), hidden)], q)?,
             feed_forward_norm: RmsNorm::load(weights, &name("ffn_norm"), config)?,
             gate_up: weights.linear(&[(&name("ffn_gate"), inner), (&name("ffn_up"), inner)], hidden)?,
@@ -109,9 +111,31 @@ impl Block {
         meta: &Arc<AttentionMeta>,
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward_normed(x, &self.attention_norm)?;
-        let attended = kernels::attention(&qkv, cache, &shared.rope, &shared.shape, meta)?;
+        let attended = kernels::attention(&qkv, cache, &self.extras, &shared.rope, &shared.shape, meta)?;
         let x = self.attention_output.forward_onto(&attended, x)?;
         let inner = self.gate_up.forward_gated(&x, &self.feed_forward_norm)?;
         self.down.forward_onto(&inner, &x)
     }
+}
+
+/// What the architecture asks for between qkv and the rotation in block `index`.
+pub(crate) fn qkv_extras(
+    weights: &Weights,
+    index: usize,
+    config: &ModelConfig,
+) -> std::result::Result<QkvExtras, WeightError> {
+    let ModelConfig { architecture, heads, kv_heads, head_dim, rms_eps, .. } = *config;
+    let vector = |part: &str, len| weights.vector(&format!("blk.{index}.{part}"), len);
+    let mut extras = QkvExtras::default();
+    if architecture.qkv_bias {
+        let widths = [heads, kv_heads, kv_heads].map(|heads| heads * head_dim);
+        let parts = ["attn_q.bias", "attn_k.bias", "attn_v.bias"].into_iter().zip(widths);
+        let parts = parts.map(|(part, len)| vector(part, len)).collect::<std::result::Result<Vec<_>, _>>()?;
+        extras.bias = Some(parts.concat());
+    }
+    if architecture.head_norm {
+        let norm = |part| vector(part, head_dim);
+        extras.norm = Some((norm("attn_q_norm.weight")?, norm("attn_k_norm.weight")?, rms_eps));
+    }
+    Ok(extras)
 }

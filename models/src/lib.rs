@@ -10,6 +10,7 @@
 //! one pass over whole [`Sequences`].
 #![forbid(unsafe_code)]
 
+mod architecture;
 pub mod card;
 pub mod chat_template;
 pub mod config;
@@ -28,6 +29,7 @@ pub mod safetensors;
 pub mod tokenizer;
 mod weights;
 
+pub use architecture::Architecture;
 pub use card::{
     Card, CardError, Companion, EmbeddingCard, FileSpec, ModelKind, Pooling, SamplingDefaults, Source, card,
     cards,

@@ -1,4 +1,4 @@
-//! Llama and its like: pre-norm blocks, grouped-query attention, interleaved rotary positions.
+//! Llama and its like: pre-norm blocks, grouped-query attention, rotary positions.
 
 use std::sync::Arc;
 
@@ -10,9 +10,6 @@ use crate::config::ModelConfig;
 use crate::layers::{Block, Linear, RmsNorm, Shared};
 use crate::model::{Batch, KvCache, Model};
 use crate::weights::{WeightError, Weights};
-
-/// The files store q and k permuted for rotation of neighbouring pairs.
-const INTERLEAVED: bool = true;
 
 pub(crate) struct Llama {
     config: ModelConfig,
@@ -56,8 +53,9 @@ pub(crate) fn rope_table(
     config: &ModelConfig,
 ) -> std::result::Result<RopeTable, WeightError> {
     let factors = frequency_factors(weights, config.rotary_dim / 2)?;
-    let ModelConfig { rotary_dim, context_len, rope_theta, .. } = *config;
-    Ok(RopeTable::new(rotary_dim, context_len, rope_theta, factors.as_deref(), INTERLEAVED))
+    let ModelConfig { architecture, rotary_dim, context_len, rope_theta, .. } = *config;
+    let factors = factors.as_deref();
+    Ok(RopeTable::new(rotary_dim, context_len, rope_theta, factors, architecture.interleaved_rope))
 }
 
 /// Llama 3 files stretch the longer rotary periods by these.

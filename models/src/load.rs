@@ -131,7 +131,6 @@ fn load_network(
     progress: mpsc::Sender<usize>,
 ) -> Result<Box<dyn Model>, LoadError> {
     let weights = Weights::new(file, progress);
-    // One arm an architecture; the configuration has refused every other name.
     let model: Box<dyn Model> = match place {
         Place::Cpu => Box::new(Llama::load(&weights, config)?),
         Place::Cuda(device) => {

@@ -7,6 +7,7 @@ mod build;
 mod bytes;
 mod control;
 mod pre;
+mod sentencepiece;
 
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
     /// A kind of tokenizer without an implementation.
-    #[error("tokenizer.ggml.model {0:?} is not supported (supported: \"gpt2\")")]
+    #[error("tokenizer.ggml.model {0:?} is not supported (supported: \"gpt2\", \"llama\")")]
     Model(String),
     /// A pre-tokenizer without an implementation.
     #[error("tokenizer.ggml.pre {found:?} is not supported (supported: {supported})")]
@@ -114,6 +115,8 @@ pub struct Tokenizer {
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
     adds_bos: bool,
+    /// Whether a run of text is read as if a space stood before it.
+    adds_space: bool,
     bos_text: String,
     eos_text: String,
     max_token_bytes: usize,
@@ -156,11 +159,12 @@ impl Tokenizer {
     }
 
     fn encode_run(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizeError> {
-        if !text.is_empty() {
-            let encoding =
-                self.encoder.encode_fast(text, false).map_err(|e| TokenizeError::Encode(e.to_string()))?;
-            ids.extend_from_slice(encoding.get_ids());
+        if text.is_empty() {
+            return Ok(());
         }
+        let spaced = self.adds_space.then(|| format!(" {text}"));
+        let encoding = self.encoder.encode_fast(spaced.as_deref().unwrap_or(text), false);
+        ids.extend_from_slice(encoding.map_err(|e| TokenizeError::Encode(e.to_string()))?.get_ids());
         Ok(())
     }
 

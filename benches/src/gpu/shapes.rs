@@ -1,7 +1,7 @@
 //! What is timed: the shapes of an 8B network, or tiny ones that only show that all of it runs.
 
 use kernels::HeadShape;
-use models::ModelConfig;
+use models::{Architecture, ModelConfig};
 
 /// Sizes of all that is timed.
 pub(crate) struct Shapes {
@@ -34,7 +34,7 @@ impl Shapes {
             linear: &[(6144, 4096), (28_672, 4096), (4096, 14_336), (128_256, 4096)],
             batches: &[1, 8, 32, 256, 2048],
             network: ModelConfig {
-                architecture: "llama".to_owned(),
+                architecture: Architecture::LLAMA,
                 hidden: 4096,
                 layers,
                 heads: 32,

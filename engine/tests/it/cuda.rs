@@ -5,15 +5,23 @@ use std::path::{Path, PathBuf};
 use engine::{Engine, EngineConfig, Request, SamplingParams};
 use kernels::WeightType;
 use kernels::cuda::emulator::{self, Order};
-use models::Place;
+use models::{Architecture, Place};
 
 use crate::random_llama::{Sizes, llama};
 use crate::support::{Said, greedy, run, run_all};
 
 const SEED: u64 = 11;
 const TOKENS: u32 = 20;
-const SIZES: Sizes =
-    Sizes { hidden: 128, layers: 2, heads: 4, kv_heads: 2, head_dim: 64, inner: 256, tied: false };
+const SIZES: Sizes = Sizes {
+    architecture: Architecture::LLAMA,
+    hidden: 128,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 64,
+    inner: 256,
+    tied: false,
+};
 
 /// `cuda`: the device is the first that the driver has, in place of the emulated one.
 const DEVICE: &str = "KERNELS_DEVICE";

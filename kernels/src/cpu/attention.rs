@@ -6,7 +6,7 @@ use half::f16;
 
 use super::{Path, Softmax, UNIT, Unit};
 use crate::parallel::{self, SharedRows};
-use crate::{AttentionMeta, HeadShape, RopeTable};
+use crate::{AttentionMeta, HeadShape, QkvExtras, RopeTable};
 
 /// Query rows that share one visit of a page.
 const ROWS_PER_TASK: usize = 32;
@@ -20,6 +20,8 @@ const INLINE_OPS: usize = 1 << 17;
 /// One attention call: its shapes, indices and the geometry of the cache.
 #[derive(Clone, Copy)]
 pub struct AttentionJob<'a> {
+    /// What comes before the rotation.
+    pub extras: &'a QkvExtras,
     /// Rotary table.
     pub rope: &'a RopeTable,
     /// Head counts.
@@ -50,6 +52,20 @@ impl AttentionJob<'_> {
         ((page * self.shape.kv_heads + kv_head) * self.block_size + offset) * self.shape.head_dim
     }
 
+    /// Applies the extras to `heads`, which are the heads from number `first` on of a row of q, k and v.
+    fn prepare(&self, path: &Path, first: usize, heads: &mut [f32]) {
+        let HeadShape { heads: queries, kv_heads, head_dim } = *self.shape;
+        if let Some(bias) = &self.extras.bias {
+            heads.iter_mut().zip(&bias[first * head_dim..]).for_each(|(value, bias)| *value += bias);
+        }
+        let Some((query, key, eps)) = &self.extras.norm else { return };
+        for (number, head) in (first..queries + kv_heads).zip(heads.chunks_exact_mut(head_dim)) {
+            let weight = if number < queries { query } else { key };
+            let scale = (path.norm_scale)(head, *eps);
+            head.iter_mut().zip(weight).for_each(|(value, weight)| *value *= scale * weight);
+        }
+    }
+
     fn tasks(&self) -> Vec<Task> {
         let tokens_per_task = (ROWS_PER_TASK / self.shape.group()).max(1);
         let mut tasks = Vec::new();
@@ -71,16 +87,17 @@ impl AttentionJob<'_> {
 pub(super) fn write_cache(path: &Path, job: &AttentionJob<'_>, qkv: &[f32], cache: &mut [f16]) {
     let HeadShape { heads, kv_heads, head_dim } = *job.shape;
     let (k_cache, v_cache) = cache.split_at_mut(job.half());
-    let mut rotated = vec![0f32; head_dim];
+    let mut kv = vec![0f32; 2 * kv_heads * head_dim];
     for (token, row) in qkv.chunks_exact(job.shape.qkv_width()).enumerate() {
         let slot = job.meta.slot_mapping[token] as usize;
-        let (k, v) = row[heads * head_dim..].split_at(kv_heads * head_dim);
-        for kv_head in 0..kv_heads {
+        kv.copy_from_slice(&row[heads * head_dim..]);
+        job.prepare(path, heads, &mut kv);
+        let (k, v) = kv.split_at_mut(kv_heads * head_dim);
+        for (kv_head, (k, v)) in k.chunks_exact_mut(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
             let at = job.place(slot / job.block_size, kv_head, slot % job.block_size);
-            rotated.copy_from_slice(&k[kv_head * head_dim..][..head_dim]);
-            job.rope.rotate_with(path.rotate_pairs, job.meta.positions[token] as usize, &mut rotated);
-            (path.narrow)(&rotated, &mut k_cache[at..][..head_dim]);
-            (path.narrow)(&v[kv_head * head_dim..][..head_dim], &mut v_cache[at..][..head_dim]);
+            job.rope.rotate_with(path.rotate_pairs, job.meta.positions[token] as usize, k);
+            (path.narrow)(k, &mut k_cache[at..][..head_dim]);
+            (path.narrow)(v, &mut v_cache[at..][..head_dim]);
         }
     }
 }
@@ -204,7 +221,7 @@ fn attend_unit(path: &Path, work: &mut Work, positions: &[u32], start: usize, k:
     }
 }
 
-/// The task's queries, rotated and scaled, `[tokens * group, head_dim]`.
+/// The task's queries, prepared, rotated and scaled, `[tokens * group, head_dim]`.
 fn rotate_queries(path: &Path, job: &AttentionJob<'_>, task: &Task, qkv: &[f32], queries: &mut Vec<f32>) {
     let (group, head_dim) = (job.shape.group(), job.shape.head_dim);
     let scale = 1.0 / (head_dim as f32).sqrt();
@@ -213,6 +230,7 @@ fn rotate_queries(path: &Path, job: &AttentionJob<'_>, task: &Task, qkv: &[f32],
         let from = token * job.shape.qkv_width() + task.kv_head * group * head_dim;
         let start = queries.len();
         queries.extend_from_slice(&qkv[from..][..group * head_dim]);
+        job.prepare(path, task.kv_head * group, &mut queries[start..]);
         for head in queries[start..].chunks_exact_mut(head_dim) {
             job.rope.rotate_with(path.rotate_pairs, job.meta.positions[token] as usize, head);
             head.iter_mut().for_each(|value| *value *= scale);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use half::f16;
 use kernels::cpu::{self, AttentionJob, Path};
-use kernels::{AttentionMeta, HeadShape, LayerCache, RopeTable, reference};
+use kernels::{AttentionMeta, HeadShape, LayerCache, QkvExtras, RopeTable, reference};
 
 use crate::support::{Rng, assert_close, bits, single_thread};
 
 /// Sequences with their pages, and the qkv of all their tokens.
 struct World {
     shape: HeadShape,
+    extras: QkvExtras,
     rope: RopeTable,
     block_size: usize,
     num_blocks: usize,
@@ -33,7 +34,7 @@ impl World {
             .iter()
             .map(|len| rng.values(len * shape.qkv_width()).iter().map(|v| v * scale).collect())
             .collect();
-        Self { shape, rope, block_size, num_blocks, pages, qkv }
+        Self { shape, extras: QkvExtras::default(), rope, block_size, num_blocks, pages, qkv }
     }
 
     /// A step over `(sequence, from, to)` token ranges.
@@ -60,6 +61,7 @@ impl World {
 
     fn job<'a>(&'a self, meta: &'a AttentionMeta) -> AttentionJob<'a> {
         AttentionJob {
+            extras: &self.extras,
             rope: &self.rope,
             shape: &self.shape,
             meta,
@@ -110,6 +112,40 @@ fn agrees_with_the_reference() {
             let same = own.iter().zip(&cache).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "{} case {index}: the cache differs", path.name());
             assert_close(&out, &expected, |_| 2e-5, &format!("{} case {index}", path.name()));
+        }
+    }
+}
+
+#[test]
+fn biases_and_normalised_heads_come_before_the_rotation() {
+    let mut rng = Rng(46);
+    for (index, shape) in [shape(6, 2, 64), shape(4, 4, 8), shape(8, 1, 128)].into_iter().enumerate() {
+        let mut world = World::new(shape, 16, &[40, 3], false, &mut rng);
+        let head_dim = world.shape.head_dim;
+        let norm = (rng.values(head_dim), rng.values(head_dim), 1e-6);
+        let bias = Some(rng.values(world.shape.qkv_width()));
+        for extras in [
+            QkvExtras { bias: bias.clone(), norm: None },
+            QkvExtras { bias: None, norm: Some(norm.clone()) },
+            QkvExtras { bias, norm: Some(norm) },
+        ] {
+            world.extras = extras;
+            let parts = [(0, 0, 40), (1, 0, 3)];
+            let (meta, qkv) = world.step(&parts);
+            let qkv = reference::prepare_qkv(&qkv, &world.extras, &world.shape);
+            let mut cache = world.empty_cache();
+            reference::write_cache(&qkv, &mut cache, 16, &world.rope, &world.shape, &meta);
+            let expected = reference::attend(&qkv, &cache, 16, &world.rope, &world.shape, &meta);
+            for path in cpu::paths() {
+                let mut own = world.empty_cache();
+                let out = world.run(path, &mut own, &parts);
+                // Keys are rounded to f16 after sums in another order.
+                assert_close(&out, &expected, |_| 4e-3, &format!("{} case {index}", path.name()));
+                let mut cache = world.empty_cache();
+                let mut pieces = world.run(path, &mut cache, &[(0, 0, 39)]);
+                pieces.extend(world.run(path, &mut cache, &[(0, 39, 40)]));
+                assert_eq!(bits(&pieces), bits(&out[..pieces.len()]), "{} case {index}: pieces", path.name());
+            }
         }
     }
 }
@@ -174,7 +210,8 @@ fn the_candle_op_writes_its_cache_and_attends() {
         let (meta, qkv) = world.step(&parts);
         let (t, meta) = (meta.positions.len(), Arc::new(meta));
         let tensor = Tensor::from_vec(qkv, (t, world.shape.qkv_width()), &Device::Cpu).expect("tensor");
-        let out = kernels::attention(&tensor, cache, &rope, &world.shape, &meta).expect("attention");
+        let out = kernels::attention(&tensor, cache, &Arc::default(), &rope, &world.shape, &meta)
+            .expect("attention");
         assert_eq!(out.dims(), [t, 4 * 32]);
         let expected = world.run(cpu::path(), &mut plain, &parts);
         assert_eq!(out.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values"), expected);
@@ -214,7 +251,8 @@ fn wrong_indices_are_refused() {
     let (good, qkv) = world.step(&[(0, 0, 6)]);
     let tensor = Tensor::from_vec(qkv, (6, world.shape.qkv_width()), &Device::Cpu).expect("tensor");
     let attempt = |meta: AttentionMeta| {
-        kernels::attention(&tensor, &cache, &rope, &world.shape, &Arc::new(meta)).map_err(|e| e.to_string())
+        kernels::attention(&tensor, &cache, &Arc::default(), &rope, &world.shape, &Arc::new(meta))
+            .map_err(|e| e.to_string())
     };
     assert!(attempt(good.clone()).is_ok());
     let blocks = world.num_blocks as u32;
@@ -231,7 +269,15 @@ fn wrong_indices_are_refused() {
         assert!(error.contains(word), "{word}: {error}");
     }
     let other = shape(2, 2, 8);
-    assert!(kernels::attention(&tensor, &cache, &rope, &other, &Arc::new(good)).is_err());
+    let good = Arc::new(good);
+    let with = |extras: QkvExtras, shape| {
+        kernels::attention(&tensor, &cache, &Arc::new(extras), &rope, shape, &good)
+    };
+    assert!(with(QkvExtras::default(), &other).is_err());
+    let short = |len| QkvExtras { bias: Some(vec![0.0; len]), ..QkvExtras::default() };
+    assert!(with(short(32), &world.shape).is_ok() && with(short(31), &world.shape).is_err());
+    let norm = |len| QkvExtras { norm: Some((vec![1.0; 8], vec![1.0; len], 1e-6)), ..QkvExtras::default() };
+    assert!(with(norm(8), &world.shape).is_ok() && with(norm(9), &world.shape).is_err());
     assert!(LayerCache::new(0, 4, &world.shape, &Device::Cpu).is_err());
     assert!(LayerCache::new(4, 4, &shape(3, 2, 8), &Device::Cpu).is_err());
     assert!(LayerCache::new(4, 4, &shape(2, 1, 12), &Device::Cpu).is_err());

@@ -2,6 +2,7 @@
 
 use half::bf16;
 use kernels::cuda::linear::DeviceMatrix;
+use kernels::cuda::rope::QkvExtras;
 use kernels::cuda::{CudaError, Device};
 use rayon::prelude::*;
 
@@ -37,6 +38,7 @@ impl<'a> Synthetic<'a> {
         Ok(DeviceBlock {
             attention_norm: norm()?,
             qkv: self.matrix((heads + 2 * kv_heads) * head_dim, hidden)?,
+            extras: QkvExtras::default(),
             attention_output: self.matrix(hidden, heads * head_dim)?,
             feed_forward_norm: norm()?,
             gate_up: self.matrix(2 * intermediate, hidden)?,

@@ -3,10 +3,12 @@
 use half::bf16;
 use kernels::WeightType;
 use kernels::cuda::linear::DeviceMatrix;
+use kernels::cuda::rope::QkvExtras;
 use kernels::cuda::{CudaError, Device, DeviceBuffer};
 use rayon::prelude::*;
 
 use crate::config::ModelConfig;
+use crate::layers::qkv_extras;
 use crate::weights::{WeightError, Weights};
 
 const EMBEDDING: &str = "token_embd.weight";
@@ -17,6 +19,7 @@ const BLOCKS: usize = 1024;
 pub(super) struct DeviceBlock {
     pub(super) attention_norm: DeviceBuffer<f32>,
     pub(super) qkv: DeviceMatrix,
+    pub(super) extras: QkvExtras,
     pub(super) attention_output: DeviceMatrix,
     pub(super) feed_forward_norm: DeviceBuffer<f32>,
     pub(super) gate_up: DeviceMatrix,
@@ -38,12 +41,28 @@ impl DeviceBlock {
         Ok(Self {
             attention_norm: norm("attn_norm")?,
             qkv: linear(&[(&name("attn_q"), q), (&name("attn_k"), kv), (&name("attn_v"), kv)], hidden)?,
+            extras: extras(weights, index, config, device)?,
             attention_output: linear(&[(&name("attn_output"), hidden)], q)?,
             feed_forward_norm: norm("ffn_norm")?,
             gate_up: linear(&[(&name("ffn_gate"), inner), (&name("ffn_up"), inner)], hidden)?,
             down: linear(&[(&name("ffn_down"), hidden)], inner)?,
         })
     }
+}
+
+fn extras(
+    weights: &Weights,
+    index: usize,
+    config: &ModelConfig,
+    device: &Device,
+) -> Result<QkvExtras, WeightError> {
+    let kernels::QkvExtras { bias, norm } = qkv_extras(weights, index, config)?;
+    let bias = bias.map(|bias| device.upload(&bias)).transpose()?;
+    let norm = match norm {
+        Some((query, key, eps)) => Some((device.upload(&query)?, device.upload(&key)?, eps)),
+        None => None,
+    };
+    Ok(QkvExtras { bias, norm })
 }
 
 /// What stands before and after the blocks.

@@ -146,4 +146,10 @@ impl NumberArray {
             })
             .collect()
     }
+
+    /// All elements as floats; `None` if they are something else.
+    pub fn floats(&self) -> Option<Vec<f64>> {
+        let decoded = self.bytes.chunks_exact(self.kind.width()).map(|c| self.kind.decode(c));
+        decoded.map(|value| if let Value::Float(f) = value { Some(f) } else { None }).collect()
+    }
 }

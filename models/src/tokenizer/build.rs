@@ -6,26 +6,40 @@ use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::bytes::ByteAlphabet;
 use super::control::ControlTokens;
-use super::{Tokenizer, TokenizerError, pre};
+use super::{Tokenizer, TokenizerError, pre, sentencepiece};
 use crate::dialect::is_visible;
 use crate::gguf::{Header, StringArray};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
 
 /// Names under which models end a turn, besides the one their file declares.
 const END_NAMES: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "</s>"];
+
+/// How tokens spell bytes, and what tells which pairs merge.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// A printable character for each byte; a list of merges.
+    ByteLevel,
+    /// Plain text and single bytes; scores.
+    SentencePiece,
+}
 
 /// What the file says a token is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Normal,
+    /// A single byte, for text that no other token spells.
+    Byte,
+    /// Stands for text that nothing spells.
+    Unknown,
     /// No text: it steers the model.
     Control,
     /// Text, but written by templates only.
     UserDefined,
-    /// Never produced by text: unknown-word and padding entries.
+    /// Never produced by text: padding entries.
     Unused,
 }
 
@@ -40,15 +54,17 @@ struct Vocabulary {
 }
 
 pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
-    let model = header.string("tokenizer.ggml.model")?.unwrap_or_default();
-    if model != "gpt2" {
-        return Err(TokenizerError::Model(model.to_owned()));
-    }
+    let scheme = match header.string("tokenizer.ggml.model")?.unwrap_or_default() {
+        "gpt2" => Scheme::ByteLevel,
+        "llama" => Scheme::SentencePiece,
+        other => return Err(TokenizerError::Model(other.to_owned())),
+    };
     let tokens = header.strings(TOKENS)?;
-    let vocabulary = Vocabulary::read(tokens, kinds(header, tokens)?)?;
-    let (pre_tokenizer, whole_words) =
-        pre::pre_tokenizer(header.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-    let merges = merges(header.strings(MERGES)?, &vocabulary, tokens)?;
+    let vocabulary = Vocabulary::read(tokens, kinds(header, tokens, scheme)?, scheme)?;
+    let encoder = match scheme {
+        Scheme::ByteLevel => byte_level(header, tokens, &vocabulary)?,
+        Scheme::SentencePiece => scored(header, tokens, &vocabulary)?,
+    };
     let special_id = |key| special_id(header, key, tokens.len());
     let bos_id = special_id("tokenizer.ggml.bos_token_id")?;
     let eos_id = special_id("tokenizer.ggml.eos_token_id")?;
@@ -62,38 +78,83 @@ pub(super) fn build(header: &Header) -> Result<Tokenizer, TokenizerError> {
     }
     let text_of =
         |id: Option<u32>| id.and_then(|id| tokens.iter().nth(id as usize)).unwrap_or_default().to_owned();
-    let bpe = BPE::builder()
-        .vocab_and_merges(vocabulary.words.into_iter().collect::<Vocab>(), merges)
-        .ignore_merges(whole_words)
-        .build()
-        .map_err(|e| TokenizerError::Build(e.to_string()))?;
-    let mut encoder = tokenizers::Tokenizer::new(bpe);
-    encoder.with_pre_tokenizer(Some(pre_tokenizer));
+    // SentencePiece opens a text with a token and a space unless the file says otherwise.
+    let opens = scheme == Scheme::SentencePiece;
     Ok(Tokenizer {
         encoder,
         control: ControlTokens::new(vocabulary.special),
         bytes: vocabulary.bytes,
         starts: vocabulary.starts,
-        is_control: vocabulary.kinds.iter().map(|k| matches!(k, Kind::Control | Kind::Unused)).collect(),
+        is_control: vocabulary
+            .kinds
+            .iter()
+            .map(|k| matches!(k, Kind::Control | Kind::Unknown | Kind::Unused))
+            .collect(),
         eos_ids,
         bos_id,
-        adds_bos: header.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        adds_bos: header.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(opens),
+        adds_space: opens && header.boolean("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
         bos_text: text_of(bos_id),
         eos_text: text_of(eos_id),
         max_token_bytes: vocabulary.max_token_bytes,
     })
 }
 
-fn kinds(header: &Header, tokens: &StringArray) -> Result<Vec<Kind>, TokenizerError> {
-    let types = header.integers(TOKEN_TYPE)?;
-    if types.len() != tokens.len() {
-        return Err(TokenizerError::Length { what: TOKEN_TYPE, found: types.len(), expected: tokens.len() });
+fn byte_level(
+    header: &Header,
+    tokens: &StringArray,
+    vocabulary: &Vocabulary,
+) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let (pre_tokenizer, whole_words) =
+        pre::pre_tokenizer(header.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+    let merges = merges(header.strings(MERGES)?, vocabulary, tokens)?;
+    let words: Vocab = vocabulary.words.iter().map(|(text, id)| (text.clone(), *id)).collect();
+    let bpe = BPE::builder()
+        .vocab_and_merges(words, merges)
+        .ignore_merges(whole_words)
+        .build()
+        .map_err(|e| TokenizerError::Build(e.to_string()))?;
+    let mut encoder = tokenizers::Tokenizer::new(bpe);
+    encoder.with_pre_tokenizer(Some(pre_tokenizer));
+    Ok(encoder)
+}
+
+fn scored(
+    header: &Header,
+    tokens: &StringArray,
+    vocabulary: &Vocabulary,
+) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let scores = header.floats(SCORES)?;
+    has_length(SCORES, scores.len(), tokens)?;
+    let (mut pieces, mut bytes, mut unknown) = (Vec::new(), Vec::new(), None);
+    for (((text, kind), score), id) in tokens.iter().zip(&vocabulary.kinds).zip(scores).zip(0..) {
+        match kind {
+            Kind::Normal => pieces.push((text, id, score)),
+            Kind::Byte => bytes.push((text, id)),
+            Kind::Unknown => unknown = Some((text, id)),
+            Kind::Control | Kind::UserDefined | Kind::Unused => {}
+        }
     }
+    sentencepiece::encoder(&pieces, &bytes, unknown)
+}
+
+fn has_length(what: &'static str, found: usize, tokens: &StringArray) -> Result<(), TokenizerError> {
+    if found == tokens.len() {
+        return Ok(());
+    }
+    Err(TokenizerError::Length { what, found, expected: tokens.len() })
+}
+
+fn kinds(header: &Header, tokens: &StringArray, scheme: Scheme) -> Result<Vec<Kind>, TokenizerError> {
+    let types = header.integers(TOKEN_TYPE)?;
+    has_length(TOKEN_TYPE, types.len(), tokens)?;
     Ok(types
         .into_iter()
         .zip(tokens.iter())
         .map(|(t, text)| match t {
+            6 if scheme == Scheme::SentencePiece => Kind::Byte,
             1 | 6 => Kind::Normal,
+            2 if scheme == Scheme::SentencePiece => Kind::Unknown,
             // Who reads the output must see what opens a call; templates alone write it all the same.
             3 if is_visible(text) => Kind::UserDefined,
             3 => Kind::Control,
@@ -104,7 +165,7 @@ fn kinds(header: &Header, tokens: &StringArray) -> Result<Vec<Kind>, TokenizerEr
 }
 
 impl Vocabulary {
-    fn read(tokens: &StringArray, kinds: Vec<Kind>) -> Result<Self, TokenizerError> {
+    fn read(tokens: &StringArray, kinds: Vec<Kind>, scheme: Scheme) -> Result<Self, TokenizerError> {
         let alphabet = ByteAlphabet::new();
         let mut words = HashMap::with_capacity(tokens.len());
         let mut special = Vec::new();
@@ -118,7 +179,9 @@ impl Vocabulary {
             let start = bytes.len();
             match kind {
                 Kind::Normal => {
-                    if !alphabet.append(text, &mut bytes) {
+                    if scheme == Scheme::SentencePiece {
+                        sentencepiece::append_text(text, &mut bytes);
+                    } else if !alphabet.append(text, &mut bytes) {
                         return refuse(id, text, "it has a character outside the byte-level alphabet");
                     }
                     if text.is_empty() || words.insert(text.to_owned(), token).is_some() {
@@ -130,7 +193,11 @@ impl Vocabulary {
                     bytes.extend_from_slice(text.as_bytes());
                     special.push((text.to_owned(), token));
                 }
-                Kind::Unused => bytes.extend_from_slice(text.as_bytes()),
+                Kind::Byte => match sentencepiece::byte_of(text) {
+                    Some(byte) if words.insert(text.to_owned(), token).is_none() => bytes.push(byte),
+                    _ => return refuse(id, text, "it is no byte like <0x0A>, or occurs twice"),
+                },
+                Kind::Unknown | Kind::Unused => bytes.extend_from_slice(text.as_bytes()),
             }
             starts.push(u32::try_from(bytes.len()).expect("a header is far smaller than 4 GiB"));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kernels::cuda::emulator::{self, Order};
 use kernels::{AttentionMeta, WeightType};
-use models::{Batch, KvCache, LoadError, Loaded, Model, Place, card};
+use models::{Architecture, Batch, KvCache, LoadError, Loaded, Model, Place, card};
 
 use crate::random_llama::{Sizes, llama};
 use crate::sample::Sample;
@@ -25,8 +25,16 @@ fn open(sample: &Sample, place: &Place) -> Result<Loaded, LoadError> {
     models::load_on(file.path(), card("smollm2-135m-instruct").unwrap(), place, &|_| {})
 }
 
-const TINY: Sizes =
-    Sizes { hidden: 128, layers: 2, heads: 4, kv_heads: 2, head_dim: 64, inner: 256, tied: false };
+const TINY: Sizes = Sizes {
+    architecture: Architecture::LLAMA,
+    hidden: 128,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 64,
+    inner: 256,
+    tied: false,
+};
 
 /// A step: tokens of sequences, each `(sequence, from, to)`, and the rows whose logits are wanted.
 type Parts<'a> = &'a [(usize, usize, usize)];
@@ -114,6 +122,13 @@ fn packed_and_mixed_weights_give_the_logits_of_the_cpu() {
     agrees(&tied, 3, |_| WeightType::Q4_0);
     agrees(&tied, 4, |name| if name.contains("attn_v") { WeightType::F16 } else { WeightType::Q8_0 });
     agrees(&Sizes { hidden: 96, head_dim: 80, ..tied }, 5, |_| WeightType::F32);
+}
+
+#[test]
+fn biases_and_normalised_heads_give_the_logits_of_the_cpu() {
+    for architecture in [Architecture::QWEN2, Architecture::QWEN3] {
+        agrees(&Sizes { architecture, ..TINY }, 10, |_| WeightType::BF16);
+    }
 }
 
 #[test]

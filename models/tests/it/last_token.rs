@@ -3,13 +3,24 @@
 use std::path::PathBuf;
 
 use kernels::WeightType;
-use models::{Card, EmbeddingCard, EncoderInput, LoadedEncoder, ModelKind, Pooling, Sequences, load_encoder};
+use models::{
+    Architecture, Card, EmbeddingCard, EncoderInput, LoadedEncoder, ModelKind, Pooling, Sequences,
+    load_encoder,
+};
 
 use crate::random_llama::{CONTEXT, Sizes, llama};
 use crate::sample::{Sample, u32_value};
 
-const SIZES: Sizes =
-    Sizes { hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, inner: 96, tied: true };
+const SIZES: Sizes = Sizes {
+    architecture: Architecture::LLAMA,
+    hidden: 64,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    inner: 96,
+    tied: true,
+};
 
 /// A file that says of itself that the last token makes the vector, and its weights.
 fn file() -> (tempfile::TempDir, PathBuf, Sample) {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
+mod architectures;
 mod cuda;
 mod encoder;
 mod fetching;
@@ -10,4 +11,5 @@ mod last_token;
 mod random_llama;
 mod real_model;
 mod sample;
+mod sentencepiece;
 mod templates;

@@ -1,13 +1,15 @@
-//! Small Llama files with random weights, each with a twin that holds the same values as plain floats.
+//! Small files of Llama and its like with random weights, each with a twin that holds the same values as plain floats.
 
 use half::{bf16, f16};
 use kernels::{WeightType, dequantize};
+use models::Architecture;
 
 use crate::sample::{Sample, SampleTensor, f32_value, i32s_value, text_value, texts_value, u32_value};
 
 /// Sizes of a network. Words are the printable characters, a space and an end.
 #[derive(Clone, Debug)]
 pub(crate) struct Sizes {
+    pub(crate) architecture: Architecture,
     pub(crate) hidden: usize,
     pub(crate) layers: usize,
     pub(crate) heads: usize,
@@ -84,7 +86,7 @@ fn weights(rng: &mut Rng, ty: WeightType, count: usize, scale: f32) -> Vec<u8> {
 
 /// A file whose matrices have the types that `ty` gives for their names, and its twin.
 pub(crate) fn llama(sizes: &Sizes, seed: u64, ty: impl Fn(&str) -> WeightType) -> (Sample, Sample) {
-    let Sizes { hidden, layers, heads, kv_heads, head_dim, inner, tied } = *sizes;
+    let Sizes { architecture, hidden, layers, heads, kv_heads, head_dim, inner, tied } = *sizes;
     let (q, kv, vocab) = (heads * head_dim, kv_heads * head_dim, words().len());
     let mut rng = Rng(seed);
     let mut tensors = Vec::new();
@@ -117,19 +119,26 @@ pub(crate) fn llama(sizes: &Sizes, seed: u64, ty: impl Fn(&str) -> WeightType) -
         stored.tensors.push(tensor(type_id(ty), data));
         plain.tensors.push(tensor(0, floats));
     }
-    let norms = (0..layers)
-        .flat_map(|layer| ["attn_norm", "ffn_norm"].map(|part| format!("blk.{layer}.{part}.weight")));
-    for name in norms.chain(["output_norm.weight".to_owned()]) {
-        let data: Vec<u8> = (0..hidden).flat_map(|_| (1.0 + 0.2 * rng.signed()).to_le_bytes()).collect();
+    let mut vector = |name: String, len: usize, middle: f32| {
+        let data: Vec<u8> = (0..len).flat_map(|_| (middle + 0.2 * rng.signed()).to_le_bytes()).collect();
         for sample in [&mut stored, &mut plain] {
-            let (name, data) = (name.clone(), data.clone());
-            sample.tensors.push(SampleTensor {
-                name,
-                dims: vec![hidden as u64],
-                type_id: 0,
-                offset: 0,
-                data,
-            });
+            let (name, dims, data) = (name.clone(), vec![len as u64], data.clone());
+            sample.tensors.push(SampleTensor { name, dims, type_id: 0, offset: 0, data });
+        }
+    };
+    vector("output_norm.weight".to_owned(), hidden, 1.0);
+    for layer in 0..layers {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        vector(name("attn_norm.weight"), hidden, 1.0);
+        vector(name("ffn_norm.weight"), hidden, 1.0);
+        if architecture.qkv_bias {
+            vector(name("attn_q.bias"), q, 0.0);
+            vector(name("attn_k.bias"), kv, 0.0);
+            vector(name("attn_v.bias"), kv, 0.0);
+        }
+        if architecture.head_norm {
+            vector(name("attn_q_norm.weight"), head_dim, 1.0);
+            vector(name("attn_k_norm.weight"), head_dim, 1.0);
         }
     }
     stored.place();
@@ -144,7 +153,8 @@ fn words() -> Vec<String> {
 fn header(sizes: &Sizes) -> Sample {
     let words = words();
     let mut sample = Sample::empty();
-    sample.set("general.architecture", text_value("llama"));
+    let architecture = sizes.architecture.name;
+    sample.set("general.architecture", text_value(architecture));
     for (key, n) in [
         ("embedding_length", sizes.hidden),
         ("block_count", sizes.layers),
@@ -156,9 +166,10 @@ fn header(sizes: &Sizes) -> Sample {
         ("feed_forward_length", sizes.inner),
         ("context_length", CONTEXT as usize),
     ] {
-        sample.set(&format!("llama.{key}"), u32_value(n as u32));
+        sample.set(&format!("{architecture}.{key}"), u32_value(n as u32));
     }
-    sample.set("llama.attention.layer_norm_rms_epsilon", f32_value(1e-5));
+    sample.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), f32_value(1e-5));
+    sample.set(&format!("{architecture}.rope.freq_base"), f32_value(10_000.0));
     sample.set("tokenizer.ggml.model", text_value("gpt2"));
     sample.set("tokenizer.ggml.pre", text_value("gpt-2"));
     sample.set("tokenizer.ggml.tokens", texts_value(&words.iter().map(String::as_str).collect::<Vec<_>>()));
