@@ -1,7 +1,12 @@
 //! Chooses a sequence's next token from its logits.
 //!
-//! Order: grammar, bias and penalties, impossible endings, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a pure
-//! function of the seed and the number of tokens generated, so it does not depend on the batch or on preemption.
+//! Order: bias and penalties, impossible endings, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a pure function
+//! of the seed and the number of tokens generated, so it does not depend on the batch or on preemption.
+//!
+//! A grammar looks at the token that was drawn. Only if it refuses does it say which tokens it would take, and one of those
+//! is drawn: so a model that keeps to the form pays next to nothing for it. The likeliest token is the same as if all had
+//! been masked at once, and so are the chances of all tokens without filters (`p + (1 - Z) p / Z = p / Z`, where `Z` is the
+//! mass of what is allowed); filters look at the model's own distribution first.
 
 mod filter;
 
@@ -47,12 +52,15 @@ pub struct Sampler {
     seen: HashMap<u32, u32>,
     generated: u32,
     constraint: Option<Constraint>,
+    /// The grammar refused the token that was drawn last.
+    was_refused: bool,
 }
 
 impl Sampler {
     /// The state before the first token; `ending` are the ids that end the sequence.
     pub fn new(params: SamplingParams, prompt: &[u32], ending: Vec<u32>) -> Self {
-        let mut sampler = Self { params, ending, seen: HashMap::new(), generated: 0, constraint: None };
+        let mut sampler =
+            Self { params, ending, seen: HashMap::new(), generated: 0, constraint: None, was_refused: false };
         if sampler.params.repetition_penalty != 1.0 {
             sampler.seen = prompt.iter().map(|token| (*token, 0)).collect();
         }
@@ -65,12 +73,13 @@ impl Sampler {
         Self { constraint, ..self }
     }
 
-    /// Whether there is a grammar: [`Self::prepare`] must then be called before each [`Self::sample`].
-    pub fn is_constrained(&self) -> bool {
-        self.constraint.is_some()
+    /// Whether [`Self::prepare`] before the next [`Self::sample`] is likely to save it time: where a model has left the
+    /// form once, it is about to do so again.
+    pub fn should_prepare(&self) -> bool {
+        self.was_refused
     }
 
-    /// Works out what the grammar allows next; needs no logits.
+    /// Works out what the grammar allows next; needs no logits, and changes no choice.
     pub fn prepare(&mut self) {
         if let Some(constraint) = &mut self.constraint {
             constraint.prepare();
@@ -93,26 +102,39 @@ impl Sampler {
     }
 
     /// Chooses the next token. `logits` `[vocab]` are changed by bias and penalties.
-    pub fn sample(&self, logits: &mut [f32]) -> Result<Choice, SampleError> {
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<Choice, SampleError> {
         // Checked before bias and penalties, which could hide it.
         let raw_max = max_of(logits)?;
         let raw =
             self.params.logprobs.map(|n| (filter::Ranking::new(logits, raw_max, n.into()), logits.to_vec()));
-        if self.constraint.as_ref().is_some_and(|constraint| !constraint.apply(logits)) {
-            return Err(SampleError::Grammar);
-        }
         self.adjust(logits);
+        let mut token = self.draw(logits, 0)?;
+        self.was_refused = false;
+        if let Some(constraint) = &mut self.constraint {
+            self.was_refused = !constraint.allows(token).ok_or(SampleError::Grammar)?;
+            if self.was_refused {
+                constraint.prepare();
+                if !constraint.apply(logits) {
+                    return Err(SampleError::Grammar);
+                }
+                token = self.draw(logits, 1)?;
+            }
+        }
+        let logprob = raw.map(|(ranking, raw)| ranking.report(token, raw[token as usize]));
+        Ok(Choice { token, logprob })
+    }
+
+    /// A token by the logits as they are now; `attempt` is 0 or 1.
+    fn draw(&self, logits: &[f32], attempt: u64) -> Result<u32, SampleError> {
         let max = max_of(logits)?;
         if max == f32::NEG_INFINITY {
             return Err(SampleError::Nothing);
         }
-        let token = if self.is_greedy() {
-            first_at(logits, max)
-        } else {
-            filter::draw(logits, max, &self.params, uniform(self.params.seed, u64::from(self.generated)))
-        };
-        let logprob = raw.map(|(ranking, raw)| ranking.report(token, raw[token as usize]));
-        Ok(Choice { token, logprob })
+        if self.is_greedy() {
+            return Ok(first_at(logits, max));
+        }
+        let number = attempt << 32 | u64::from(self.generated);
+        Ok(filter::draw(logits, max, &self.params, uniform(self.params.seed, number)))
     }
 
     /// The log probability of a prompt token by the logits `[vocab]` at the token before it.

@@ -167,16 +167,16 @@ impl Worker {
         }
     }
 
-    /// Runs the model; meanwhile the grammars work out which tokens may come next.
+    /// Runs the model; meanwhile grammars that are likely to be asked work out which tokens may come next.
     fn compute(&mut self, step: &Step) -> candle_core::Result<Vec<f32>> {
         let Self { live, runner, scheduler, .. } = self;
         let sampling = step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.rank.1);
         let sampling: HashSet<SeqId> = sampling.collect();
-        let constrained = live.iter_mut().filter(|(id, _)| sampling.contains(id));
-        let constrained =
-            constrained.map(|(_, live)| &mut live.sampler).filter(|sampler| sampler.is_constrained());
+        let sampling = live.iter_mut().filter(|(id, _)| sampling.contains(id));
+        let preparing =
+            sampling.map(|(_, live)| &mut live.sampler).filter(|sampler| sampler.should_prepare());
         rayon::in_place_scope(|scope| {
-            constrained.for_each(|sampler| scope.spawn(|_| sampler.prepare()));
+            preparing.for_each(|sampler| scope.spawn(|_| sampler.prepare()));
             runner.run(scheduler, step)
         })
     }
@@ -214,11 +214,19 @@ impl Worker {
     }
 
     /// The next token of each sampling chunk, in order.
-    fn choose(&self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
-        let samplers =
-            step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| &self.live[&chunk.rank.1].sampler);
-        let rows = samplers.zip(logits.chunks_mut(self.runner.vocab()));
-        let mut rows: Vec<_> = rows.map(|(sampler, row)| (sampler, row, Err(SampleError::Nothing))).collect();
+    fn choose(&mut self, step: &Step, logits: &mut [f32]) -> Vec<Result<Choice, SampleError>> {
+        let sampling = step.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.rank.1);
+        let place: HashMap<SeqId, usize> = sampling.zip(0..).collect();
+        let mut samplers: Vec<_> = self
+            .live
+            .iter_mut()
+            .filter_map(|(id, live)| Some((*place.get(id)?, &mut live.sampler)))
+            .collect();
+        assert_eq!(samplers.len(), place.len(), "every sequence of a step is live");
+        samplers.sort_unstable_by_key(|(place, _)| *place);
+        let rows = samplers.into_iter().zip(logits.chunks_mut(self.runner.vocab()));
+        let mut rows: Vec<_> =
+            rows.map(|((_, sampler), row)| (sampler, row, Err(SampleError::Nothing))).collect();
         kernels::for_each_mut(&mut rows, |(sampler, row, choice)| *choice = sampler.sample(row));
         rows.into_iter().map(|(_, _, choice)| choice).collect()
     }

@@ -59,6 +59,31 @@ impl Constraint {
         Ok(mask)
     }
 
+    /// Whether `token` may come next, by a look at it alone where that tells; else the whole mask is worked out. `None`
+    /// when the grammar cannot say.
+    pub fn allows(&mut self, token: u32) -> Option<bool> {
+        let looks = self.mask.is_none() && !self.complete && !self.needs_mask(token);
+        if looks {
+            return match self.matcher.validate_tokens(&[token]) {
+                Ok(accepted) => Some(accepted == 1),
+                Err(error) => {
+                    tracing::warn!(%error, token, "grammar failed");
+                    None
+                }
+            };
+        }
+        self.prepare();
+        self.mask.as_ref().map(|mask| mask.is_allowed(token))
+    }
+
+    /// Whether more than the grammar's own rules decides about `token`: what may end a sequence, or a number.
+    pub(super) fn needs_mask(&self, token: u32) -> bool {
+        self.eos.contains(&token)
+            || self.ending.contains(&token)
+            || self.digits.as_ref().is_some_and(Digits::is_limited)
+            || self.matcher.tok_env().map_or(true, |vocabulary| vocabulary.tok_trie().token(token).is_empty())
+    }
+
     /// Makes every token impossible that may not come next. False when that is not known: [`Self::prepare`] was not
     /// called or failed.
     #[must_use]

@@ -67,10 +67,20 @@ impl Digits {
         }
     }
 
+    /// The tokens that would make the number too long, once one is that long that there are any.
+    fn too_long(&self) -> Option<&SimpleVob> {
+        let most = if self.exponent { MAX_EXPONENT_DIGITS } else { MAX_DIGITS };
+        self.tokens.longer.get(most.saturating_sub(self.run))
+    }
+
+    /// Whether [`Self::limit`] may change a mask.
+    pub(super) fn is_limited(&self) -> bool {
+        self.too_long().is_some()
+    }
+
     /// Takes digits out of `mask` where a number has enough of them and may go on without.
     pub(super) fn limit(&self, mask: &mut SimpleVob) {
-        let most = if self.exponent { MAX_EXPONENT_DIGITS } else { MAX_DIGITS };
-        let Some(longer) = self.tokens.longer.get(most.saturating_sub(self.run)) else { return };
+        let Some(longer) = self.too_long() else { return };
         // In a string there is always a quote to come, in free text a letter.
         if mask.and_is_zero(longer) || !mask.and_is_zero(&self.tokens.foreign) {
             return;

@@ -238,3 +238,48 @@ fn hostile_texts_are_refused() {
         assert!(!matches!(error, GrammarError::Slow { .. } | GrammarError::Busy { .. }), "{name}: {error}");
     }
 }
+
+#[test]
+fn a_look_at_one_token_says_what_the_whole_mask_says() {
+    let compiler = compiler();
+    let record = json!({"type": "object", "additionalProperties": false, "required": ["n", "s"],
+        "properties": {"n": {"type": "number"}, "s": {"type": "string", "maxLength": 9}}});
+    let sources = [
+        schema(record),
+        schema(json!({"type": "array", "items": {"type": "integer"}})),
+        GrammarSource::Regex(r"(\w+ ?){2,9}\d{4}|\p{L}+x".to_owned()),
+        GrammarSource::Choice(vec!["yes".to_owned(), "yesterday".to_owned()]),
+        GrammarSource::Lark("start: \"a\" inner* \"@\"\ninner: /[0-9]/ | \"(\" inner \")\"".to_owned()),
+    ];
+    let mut random = 7u64;
+    for source in sources {
+        let grammar = compiler.compile(&source).expect("it compiles");
+        for _ in 0..20 {
+            let mut constraint = grammar.begin(vec![testing::END_OF_TEXT]);
+            for _ in 0..40 {
+                if constraint.is_complete() {
+                    break;
+                }
+                // Asked one by one before the mask is there.
+                let looks: Vec<Option<bool>> =
+                    (0..testing::VOCAB as u32).map(|token| grammar_look(&mut constraint, token)).collect();
+                constraint.prepare();
+                let mut logits = vec![0.0; testing::VOCAB];
+                assert!(constraint.apply(&mut logits));
+                for (token, look) in looks.iter().enumerate() {
+                    assert!(look.is_none_or(|look| look == (logits[token] == 0.0)), "{source:?}: {token}");
+                    assert_eq!(constraint.allows(token as u32), Some(logits[token] == 0.0));
+                }
+                let allowed: Vec<u32> =
+                    (0..testing::VOCAB as u32).filter(|token| logits[*token as usize] == 0.0).collect();
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                constraint.advance(allowed[(random >> 33) as usize % allowed.len()]);
+            }
+        }
+    }
+}
+
+/// What a look says while no mask is there; `None` where only a mask can tell.
+fn grammar_look(constraint: &mut Constraint, token: u32) -> Option<bool> {
+    if constraint.needs_mask(token) { None } else { constraint.allows(token) }
+}

@@ -1,4 +1,6 @@
 use super::*;
+use crate::grammar::{GrammarCompiler, GrammarLimits, GrammarSource};
+use crate::testing;
 
 const GREEDY: SamplingParams = SamplingParams {
     temperature: 0.0,
@@ -160,4 +162,44 @@ fn bad_logits_are_errors() {
         assert_eq!(choose(&params, &[f32::NEG_INFINITY; 40], &[]), Err(SampleError::Nothing));
         assert_eq!(choose(&params, &[f32::NEG_INFINITY, 0.0], &[]), Ok(1));
     }
+}
+
+/// How often each of the 4 ways to go on is chosen by 4,000 seeds, where the grammar leaves some tokens.
+fn shares(params: &SamplingParams, logits: &[f32], pattern: &str, prepares: bool) -> HashMap<u32, u32> {
+    let compiler = GrammarCompiler::new(testing::tokenizer(), GrammarLimits::default());
+    let grammar = compiler.compile(&GrammarSource::Regex(pattern.to_owned())).expect("the pattern compiles");
+    let mut shares = HashMap::new();
+    for seed in 0..4_000 {
+        let params = SamplingParams { seed, ..params.clone() };
+        let constraint = grammar.begin(vec![testing::END_OF_TEXT]);
+        let mut sampler =
+            Sampler::new(params, &[0], vec![testing::END_OF_TEXT]).constrained(Some(constraint));
+        if prepares {
+            sampler.prepare();
+        }
+        let choice = sampler.sample(&mut logits.to_vec()).expect("a token");
+        *shares.entry(choice.token).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_grammar_leaves_the_chances_of_what_it_allows() {
+    let mut logits = vec![f32::NEG_INFINITY; testing::VOCAB];
+    // Of 16 parts, half is for what is refused.
+    for (byte, part) in [(b'a', 6f32), (b'b', 2.0), (b'c', 5.0), (b'd', 3.0)] {
+        logits[usize::from(byte)] = part.ln();
+    }
+    let free = SamplingParams { temperature: 1.0, ..GREEDY };
+    let found = shares(&free, &logits, "[abxyz]", false);
+    let share = f64::from(found[&u32::from(b'a')]) / 4_000.0;
+    // 3/4; five deviations of 4,000 draws are 0.034.
+    assert!((share - 0.75).abs() < 0.034 && found.len() == 2, "{found:?}");
+    // A mask that is ready early changes nothing.
+    assert_eq!(shares(&free, &logits, "[abxyz]", true), found);
+    // The likeliest that is allowed.
+    assert_eq!(shares(&GREEDY, &logits, "[bdx]", false), HashMap::from([(u32::from(b'd'), 4_000)]));
+    // A filter that leaves nothing of what is allowed does not end the sequence.
+    let narrow = SamplingParams { top_k: Some(1), ..free };
+    assert_eq!(shares(&narrow, &logits, "[bcx]", false), HashMap::from([(u32::from(b'c'), 4_000)]));
 }

@@ -43,9 +43,14 @@ fn theirs(architecture: Architecture, path: &std::path::Path, chunks: &[&[u32]])
     let mut at = 0;
     let mut logits = Vec::new();
     for chunk in chunks {
-        let input = Tensor::new(*chunk, &Device::Cpu)?.unsqueeze(0)?;
-        logits.push(forward(&input, at)?.flatten_all()?.to_vec1()?);
-        at += chunk.len();
+        // Their Qwen3 does not mask a chunk that follows another: only the first is fed as one.
+        let mut last = Vec::new();
+        for piece in chunk.chunks(if at == 0 { chunk.len() } else { 1 }) {
+            let input = Tensor::new(piece, &Device::Cpu)?.unsqueeze(0)?;
+            last = forward(&input, at)?.flatten_all()?.to_vec1()?;
+            at += piece.len();
+        }
+        logits.push(last);
     }
     Ok(logits)
 }
