@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::dialect::ToolSyntax;
 use crate::encoder::{EncoderLoadError, card_of};
 use crate::gguf::{GgufError, GgufFile, Header};
+use crate::load::is_safetensors;
 
 /// What a model does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -205,7 +206,7 @@ impl Card {
     /// # Errors
     /// The file's header is refused.
     pub fn from_file(path: &Path) -> Result<Self, CardError> {
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        if is_safetensors(path) {
             let card = card_of(path).map_err(Box::new)?;
             card.check()?;
             return Ok(card);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use candle_core::Result;
 
 use crate::card::{Card, ModelKind};
+use crate::checkpoint::is_decoder;
 use crate::load::LoadError;
 use crate::safetensors::{SafetensorsError, TensorFile};
 use crate::weights::WeightError;
@@ -115,12 +116,13 @@ pub enum EncoderLoadError {
 }
 
 /// Loads the encoder whose weights are at `path`: a GGUF file by itself, any other with `config.json` and `tokenizer.json`
-/// from the same directory.
+/// from the same directory. Either may be a decoder whose last token makes the vector.
 ///
 /// # Errors
 /// See [`EncoderLoadError`].
 pub fn load_encoder(path: &Path, card: Card) -> std::result::Result<LoadedEncoder, EncoderLoadError> {
-    if path.extension().is_some_and(|extension| extension == "gguf") {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    if path.extension().is_some_and(|extension| extension == "gguf") || is_decoder(dir) {
         return last::load(path, card);
     }
     let config = EncoderConfig::from_json(&read(&path.with_file_name("config.json"))?, &card)?;

@@ -15,6 +15,8 @@ use std::path::Path;
 
 use kernels::WeightType;
 
+use crate::weights::TensorSource;
+
 pub use value::{NumberArray, StringArray, Value};
 
 /// Most tensors a file may list.
@@ -210,6 +212,12 @@ impl Header {
         reader::parse(reader, file_len)
     }
 
+    /// A header from its parts, for files of another kind; names are unique.
+    pub(crate) fn new(metadata: BTreeMap<String, Value>, tensors: Vec<TensorInfo>) -> Self {
+        let index = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Self { version: 3, metadata, tensors, index }
+    }
+
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.index.get(name).map(|&i| &self.tensors[i])
@@ -349,5 +357,19 @@ impl GgufFile {
         let start = out.len();
         out.resize(start + tensor.bytes, 0);
         self.file.read_exact_at(&mut out[start..], tensor.offset)
+    }
+}
+
+impl TensorSource for GgufFile {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn permutes_heads(&self) -> bool {
+        true
+    }
+
+    fn append_tensor(&self, tensor: &TensorInfo, out: &mut Vec<u8>) -> io::Result<()> {
+        self.append_tensor(tensor, out)
     }
 }

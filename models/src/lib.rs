@@ -13,6 +13,7 @@
 mod architecture;
 pub mod card;
 pub mod chat_template;
+mod checkpoint;
 pub mod config;
 mod cuda;
 pub mod decoder;
@@ -35,6 +36,7 @@ pub use card::{
     cards,
 };
 pub use chat_template::{ChatMessage, ChatTemplate, Conversation, Prompt, TemplateError, Tool, ToolCall};
+pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, ModelConfig};
 #[doc(hidden)]
 pub use cuda::synthetic;

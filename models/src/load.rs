@@ -1,10 +1,11 @@
-//! Opening a model file: header, configuration, tokenizer, template and weights, in that order of trust.
+//! Opening a model: header, configuration, tokenizer, template and weights, in that order of trust.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use crate::card::Card;
 use crate::chat_template::{ChatTemplate, TemplateError};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{ConfigError, ModelConfig};
 use crate::cuda::CudaLlama;
 use crate::dialect::Dialect;
@@ -13,7 +14,7 @@ use crate::llama::{Llama, rope_table};
 use crate::model::Model;
 use crate::place::Place;
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::weights::{WeightError, Weights};
+use crate::weights::{TensorSource, WeightError, Weights};
 
 /// A model that is ready to be served.
 pub struct Loaded {
@@ -33,6 +34,9 @@ pub enum LoadError {
     /// The file's header.
     #[error("model file refused: {0}")]
     File(#[from] GgufError),
+    /// The directory around a safetensors file.
+    #[error("model directory refused: {0}")]
+    Directory(#[from] CheckpointError),
     /// The configuration in it.
     #[error("model configuration refused: {0}")]
     Config(#[from] ConfigError),
@@ -49,7 +53,7 @@ pub enum LoadError {
 
 const NO_TEMPLATE: &str = "{{ raise_exception('this model has no chat template') }}";
 
-/// Loads the model at `path`; `progress` gets the share of the weights that is done, from 0 to 1.
+/// Loads the model at `path`, a GGUF file, or a safetensors file with what Hugging Face's libraries write beside it; `progress` gets the share of the weights that is done, from 0 to 1.
 ///
 /// The served context is the smaller of the card's and the file's own.
 ///
@@ -64,15 +68,13 @@ pub fn load(path: &Path, card: Card, progress: &dyn Fn(f32)) -> Result<Loaded, L
 /// # Errors
 /// See [`LoadError`].
 pub fn load_on(path: &Path, card: Card, place: &Place, progress: &dyn Fn(f32)) -> Result<Loaded, LoadError> {
-    let file = GgufFile::open(path)?;
-    let mut config = ModelConfig::from_header(file.header())?;
-    config.context_len = card.context_len.unwrap_or(config.context_len).min(config.context_len);
+    let (file, config) = open(path, card.context_len)?;
     let vocab = config.vocab;
     let total: usize = file.header().tensors.iter().map(|t| t.bytes).sum();
     let (sender, receiver) = mpsc::channel();
     let (text, model) = std::thread::scope(|scope| {
         let text = scope.spawn(|| load_text(file.header(), vocab));
-        let model = scope.spawn(|| load_network(&file, config, place, sender));
+        let model = scope.spawn(|| load_network(file.as_ref(), config, place, sender));
         let mut done = 0;
         for bytes in receiver {
             done += bytes;
@@ -93,15 +95,30 @@ pub fn load_on(path: &Path, card: Card, place: &Place, progress: &dyn Fn(f32)) -
 
 /// The network and the tokenizer of a file whose texts are to become vectors.
 pub(crate) fn open_llama(path: &Path, context_len: Option<usize>) -> Result<(Llama, Tokenizer), LoadError> {
-    let file = GgufFile::open(path)?;
-    let mut config = ModelConfig::from_header(file.header())?;
-    config.context_len = context_len.unwrap_or(config.context_len).min(config.context_len);
+    let (file, config) = open(path, context_len)?;
     let tokenizer = load_tokenizer(file.header(), config.vocab)?;
     let (progress, _done) = mpsc::channel();
-    let weights = Weights::new(&file, progress);
+    let weights = Weights::new(file.as_ref(), progress);
     let network = Llama::load(&weights, config)?;
     weights.finish()?;
     Ok((network, tokenizer))
+}
+
+/// The file and what its network is, cut to `context_len`.
+fn open(path: &Path, context_len: Option<usize>) -> Result<(Box<dyn TensorSource>, ModelConfig), LoadError> {
+    let file: Box<dyn TensorSource> = if is_safetensors(path) {
+        Box::new(Checkpoint::open(path)?)
+    } else {
+        Box::new(GgufFile::open(path)?)
+    };
+    let mut config = ModelConfig::from_header(file.header())?;
+    config.context_len = context_len.unwrap_or(config.context_len).min(config.context_len);
+    config.architecture.interleaved_rope &= file.permutes_heads();
+    Ok((file, config))
+}
+
+pub(crate) fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
 fn join<T>(handle: std::thread::ScopedJoinHandle<T>) -> T {
@@ -125,7 +142,7 @@ fn load_tokenizer(header: &Header, vocab: usize) -> Result<Tokenizer, LoadError>
 }
 
 fn load_network(
-    file: &GgufFile,
+    file: &dyn TensorSource,
     config: ModelConfig,
     place: &Place,
     progress: mpsc::Sender<usize>,

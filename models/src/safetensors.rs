@@ -82,6 +82,23 @@ impl TensorFile {
         Ok(Self { file, data_start, metadata, used: Mutex::default() })
     }
 
+    /// All tensors by name.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
+        self.metadata.offset_keys().into_iter().filter_map(|name| {
+            let info = self.metadata.info(&name)?;
+            Some((name, info))
+        })
+    }
+
+    /// Where the tensors' offsets count from.
+    pub(crate) fn data_start(&self) -> u64 {
+        self.data_start
+    }
+
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()

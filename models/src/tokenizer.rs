@@ -14,6 +14,7 @@ use std::ops::Range;
 use crate::chat_template::Prompt;
 use crate::gguf::{GgufError, Header};
 use control::ControlTokens;
+pub(crate) use pre::pre_name;
 
 /// Why a tokenizer was refused.
 #[derive(Debug, thiserror::Error)]

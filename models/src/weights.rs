@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor};
 use kernels::{PackedMatrix, WeightType};
 
-use crate::gguf::{GgufFile, TensorInfo};
+use crate::gguf::{Header, TensorInfo};
 use crate::layers::Linear;
 
 /// Why the weights could not be taken over.
@@ -64,16 +64,29 @@ pub enum WeightError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// A network's file, or files, as GGUF would describe them.
+pub(crate) trait TensorSource: Send + Sync {
+    fn header(&self) -> &Header;
+
+    /// Whether q and k are stored in the order that rotation of neighbouring pairs needs, where the architecture has it.
+    fn permutes_heads(&self) -> bool {
+        false
+    }
+
+    /// Appends the bytes of `tensor`, one of the header's, to `out`.
+    fn append_tensor(&self, tensor: &TensorInfo, out: &mut Vec<u8>) -> std::io::Result<()>;
+}
+
 /// Hands out the tensors of one file; may be used from several threads.
 pub(crate) struct Weights<'a> {
-    file: &'a GgufFile,
+    file: &'a dyn TensorSource,
     used: Mutex<HashSet<String>>,
     progress: Mutex<Sender<usize>>,
 }
 
 impl<'a> Weights<'a> {
     /// `progress` gets the bytes of every tensor taken.
-    pub(crate) fn new(file: &'a GgufFile, progress: Sender<usize>) -> Self {
+    pub(crate) fn new(file: &'a dyn TensorSource, progress: Sender<usize>) -> Self {
         Self { file, used: Mutex::default(), progress: Mutex::new(progress) }
     }
 

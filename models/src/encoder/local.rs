@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::config::ConfigJson;
 use super::{EncoderConfigError, EncoderLoadError, read};
 use crate::card::{Card, EmbeddingCard, ModelKind, Pooling, SamplingDefaults, slug};
+use crate::checkpoint::{ends, is_decoder};
 
 /// `modules.json`: the layers of a sentence-transformers model.
 #[derive(Deserialize)]
@@ -26,6 +27,14 @@ struct PoolingJson {
     pooling_mode_lasttoken: bool,
 }
 
+/// `generation_config.json`: how a decoder wants to be sampled.
+#[derive(Deserialize)]
+struct GenerationJson {
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<u32>,
+}
+
 #[derive(Deserialize)]
 struct SentenceJson {
     max_seq_length: Option<usize>,
@@ -38,6 +47,29 @@ struct SentenceJson {
 /// The files cannot be read, or ask for a pooling that is not offered.
 pub(crate) fn card_of(path: &Path) -> Result<Card, EncoderLoadError> {
     let dir = path.parent().unwrap_or(Path::new("."));
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bytes =
+        path.metadata().map_err(|error| EncoderLoadError::Read { path: path.to_owned(), error })?.len();
+    let card = Card {
+        id: slug(&name),
+        name,
+        kind: ModelKind::Chat,
+        sources: Vec::new(),
+        file: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        sha256: String::new(),
+        bytes,
+        companions: Vec::new(),
+        context_len: None,
+        sampling: SamplingDefaults::default(),
+        tool_syntax: None,
+        thinks: None,
+        embedding: None,
+        license: "unknown".to_owned(),
+        owned_by: "unknown".to_owned(),
+    };
+    if is_decoder(dir) {
+        return decoder(dir, card);
+    }
     let config: ConfigJson = parse(&read(&dir.join("config.json"))?)?;
     let classifies = config.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"));
     let kind = if classifies { ModelKind::Rerank } else { ModelKind::Embedding };
@@ -45,26 +77,36 @@ pub(crate) fn card_of(path: &Path) -> Result<Card, EncoderLoadError> {
         Some(sentence) => sentence.max_seq_length,
         None => None,
     };
-    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let bytes =
-        path.metadata().map_err(|error| EncoderLoadError::Read { path: path.to_owned(), error })?.len();
     Ok(Card {
-        id: slug(&name),
-        name,
         kind,
-        sources: Vec::new(),
-        file: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        sha256: String::new(),
-        bytes,
-        companions: Vec::new(),
         context_len: Some(limit.unwrap_or(config.max_position_embeddings)),
-        sampling: SamplingDefaults::default(),
-        tool_syntax: None,
-        thinks: None,
         embedding: (kind == ModelKind::Embedding).then(|| embedding(dir)).transpose()?,
-        license: "unknown".to_owned(),
-        owned_by: "unknown".to_owned(),
+        ..card
     })
+}
+
+/// The card of a decoder: it continues texts, or embeds them where sentence-transformers files say how.
+fn decoder(dir: &Path, card: Card) -> Result<Card, EncoderLoadError> {
+    if dir.join("modules.json").is_file() {
+        let embedding = Some(EmbeddingCard { append_eos: appends_eos(dir)?, ..embedding(dir)? });
+        return Ok(Card { kind: ModelKind::Embedding, embedding, ..card });
+    }
+    let Some(said) = optional::<GenerationJson>(&dir.join("generation_config.json"))? else {
+        return Ok(card);
+    };
+    let SamplingDefaults { temperature, top_p, top_k } = card.sampling;
+    let sampling = SamplingDefaults {
+        temperature: said.temperature.unwrap_or(temperature),
+        top_p: said.top_p.unwrap_or(top_p),
+        top_k: said.top_k.filter(|k| *k > 0).or(top_k),
+    };
+    Ok(Card { sampling, ..card })
+}
+
+/// Whether the tokenizer closes a text with a token.
+fn appends_eos(dir: &Path) -> Result<bool, EncoderLoadError> {
+    let json: serde_json::Value = parse(&read(&dir.join("tokenizer.json"))?)?;
+    Ok(ends(&json["post_processor"]).1.is_some())
 }
 
 fn embedding(dir: &Path) -> Result<EmbeddingCard, EncoderLoadError> {

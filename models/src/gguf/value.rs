@@ -52,6 +52,14 @@ impl StringArray {
     }
 }
 
+impl<'a> FromIterator<&'a str> for StringArray {
+    fn from_iter<T: IntoIterator<Item = &'a str>>(texts: T) -> Self {
+        let mut array = Self::default();
+        texts.into_iter().for_each(|text| array.push(text));
+        array
+    }
+}
+
 /// How the elements of a [`NumberArray`] are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Number {
@@ -125,6 +133,16 @@ pub struct NumberArray {
 }
 
 impl NumberArray {
+    /// These integers.
+    pub(crate) fn from_i32s(values: impl Iterator<Item = i32>) -> Self {
+        Self { kind: Number::I32, bytes: values.flat_map(i32::to_le_bytes).collect() }
+    }
+
+    /// These floats.
+    pub(crate) fn from_f32s(values: impl Iterator<Item = f32>) -> Self {
+        Self { kind: Number::F32, bytes: values.flat_map(f32::to_le_bytes).collect() }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.kind.width()

@@ -30,6 +30,27 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<(PreTokenizerWrapper, bool), T
     Ok((Sequence::new(parts).into(), matches!(name, "llama-bpe" | "llama3")))
 }
 
+/// The name that a model file would give for the `pre_tokenizer` of a `tokenizer.json`.
+pub(crate) fn pre_name(json: &serde_json::Value) -> Result<&'static str, TokenizerError> {
+    let steps = match json["pretokenizers"].as_array() {
+        Some(steps) => steps.iter().collect(),
+        None => vec![json],
+    };
+    let kinds: Vec<&str> = steps.iter().filter_map(|step| step["type"].as_str()).collect();
+    let pattern = steps.iter().find_map(|step| step["pattern"]["Regex"].as_str());
+    let split = |step: &&serde_json::Value| step["use_regex"] != serde_json::Value::Bool(false);
+    match (kinds.as_slice(), pattern) {
+        (["ByteLevel"], None) if steps.iter().all(split) => Ok("gpt-2"),
+        (["Digits", "ByteLevel"], None) if steps.iter().all(split) => Ok("smollm"),
+        (["Split", "ByteLevel"], Some(LLAMA3)) => Ok("llama3"),
+        (["Split", "ByteLevel"], Some(QWEN2)) => Ok("qwen2"),
+        _ => Err(TokenizerError::PreTokenizer {
+            found: pattern.map_or_else(|| kinds.join(", "), str::to_owned),
+            supported: NAMES.join(", "),
+        }),
+    }
+}
+
 fn byte_level(use_regex: bool) -> ByteLevel {
     ByteLevel::new(false, false, use_regex)
 }

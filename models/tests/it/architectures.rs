@@ -7,7 +7,7 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Result, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2, quantized_qwen3};
 use kernels::{AttentionMeta, WeightType};
-use models::{Architecture, Batch, Card, Sequences, card, load, load_encoder};
+use models::{Architecture, Batch, Card, Loaded, Sequences, card, load, load_encoder};
 
 use crate::random_llama::{Sizes, llama};
 use crate::sample::u32_value;
@@ -55,9 +55,15 @@ fn theirs(architecture: Architecture, path: &std::path::Path, chunks: &[&[u32]])
     Ok(logits)
 }
 
+/// The same of ours, from the file at `path`.
 fn ours(path: &std::path::Path, chunks: &[&[u32]]) -> Vec<Vec<f32>> {
     let loaded =
         load(path, card("smollm2-135m-instruct").unwrap(), &|_| {}).unwrap_or_else(|e| panic!("{e}"));
+    logits_of(&loaded, chunks)
+}
+
+/// The logits after each of `chunks`.
+pub(crate) fn logits_of(loaded: &Loaded, chunks: &[&[u32]]) -> Vec<Vec<f32>> {
     let cache = loaded.model.new_cache(8, BLOCK_SIZE).unwrap();
     let mut at = 0;
     let step = |chunk: &&[u32]| {

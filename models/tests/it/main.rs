@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests too
 
 mod architectures;
+mod checkpoint;
 mod cuda;
 mod encoder;
 mod fetching;

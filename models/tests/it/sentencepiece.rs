@@ -11,12 +11,12 @@ use serde::Deserialize;
 use crate::sample::{Sample, array_head, i32s_value, text_value, texts_value, u32_value};
 
 #[derive(Deserialize)]
-struct Golden {
-    pieces: Vec<(String, f32, i32)>,
-    cases: Vec<(String, Vec<u32>)>,
+pub(crate) struct Golden {
+    pub(crate) pieces: Vec<(String, f32, i32)>,
+    pub(crate) cases: Vec<(String, Vec<u32>)>,
 }
 
-fn golden() -> Golden {
+pub(crate) fn golden() -> Golden {
     serde_json::from_str(include_str!("sentencepiece.json")).unwrap()
 }
 
