@@ -21,11 +21,14 @@ fn sizes(architecture: Architecture, tied: bool) -> Sizes {
     Sizes { architecture, hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim, inner: 96, tied }
 }
 
+/// A network of theirs: tokens and where they begin to logits.
+type Forward = Box<dyn FnMut(&Tensor, usize) -> Result<Tensor>>;
+
 /// The logits after each of `chunks`, which are fed one after the other.
 fn theirs(architecture: Architecture, path: &std::path::Path, chunks: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
     let mut file = File::open(path)?;
     let content = Content::read(&mut file)?;
-    let mut forward: Box<dyn FnMut(&Tensor, usize) -> Result<Tensor>> = match architecture.name {
+    let mut forward: Forward = match architecture.name {
         "llama" => {
             let mut model = quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?;
             Box::new(move |x, at| model.forward(x, at))

@@ -10,9 +10,12 @@ use serde::Deserialize;
 
 use crate::sample::{Sample, array_head, i32s_value, text_value, texts_value, u32_value};
 
+/// Text, score and type.
+type Piece = (String, f32, i32);
+
 #[derive(Deserialize)]
 pub(crate) struct Golden {
-    pub(crate) pieces: Vec<(String, f32, i32)>,
+    pub(crate) pieces: Vec<Piece>,
     pub(crate) cases: Vec<(String, Vec<u32>)>,
 }
 
@@ -20,7 +23,7 @@ pub(crate) fn golden() -> Golden {
     serde_json::from_str(include_str!("sentencepiece.json")).unwrap()
 }
 
-fn file(pieces: &[(String, f32, i32)]) -> Sample {
+fn file(pieces: &[Piece]) -> Sample {
     let mut sample = Sample::empty();
     let texts: Vec<&str> = pieces.iter().map(|piece| piece.0.as_str()).collect();
     let scores: Vec<u8> = pieces.iter().flat_map(|piece| piece.1.to_le_bytes()).collect();
@@ -78,7 +81,7 @@ fn only_templates_write_control_tokens() {
 #[test]
 fn what_does_not_fit_is_refused_by_name() {
     let Golden { pieces, .. } = golden();
-    let refusal = |change: &dyn Fn(&mut Vec<(String, f32, i32)>)| {
+    let refusal = |change: &dyn Fn(&mut Vec<Piece>)| {
         let mut pieces = pieces.clone();
         change(&mut pieces);
         open(&file(&pieces)).err().map(|error| error.to_string()).unwrap_or_default()
