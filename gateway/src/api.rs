@@ -21,6 +21,7 @@ pub mod openai;
 pub mod openapi;
 pub mod organization;
 pub mod query;
+pub mod quote;
 pub mod receipts;
 pub mod rerank;
 pub mod responses;

@@ -17,8 +17,8 @@ use crate::api::error::{ApiError, Code};
 use crate::api::openai::{chat, completions, embeddings, models, moderations};
 use crate::api::organization::usage;
 use crate::api::{
-    admin as operator, azure, batches, capacity, files, idempotency, leases, openapi, receipts, rerank,
-    responses, tokenize,
+    admin as operator, azure, batches, capacity, files, idempotency, leases, openapi, quote, receipts,
+    rerank, responses, tokenize,
 };
 use crate::metrics::Sample;
 use crate::registry::Served;
@@ -47,6 +47,7 @@ pub fn public(api: Shared, max_headers: usize, max_header_bytes: usize) -> Route
         .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/v1/capacity", get(capacity::retrieve))
         .route("/v1/capacity/offers", get(leases::offers))
+        .route("/v1/capacity/quote", post(quote::create))
         .route("/v1/capacity/leases", get(leases::list).post(leases::create))
         .route("/v1/capacity/leases/{id}", get(leases::retrieve).delete(leases::end))
         .route("/v1/moderations", post(moderations::create))

@@ -25,6 +25,7 @@ mod market;
 mod money;
 mod reports;
 mod sections;
+mod spot;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -46,6 +47,7 @@ pub use sections::{
     Bound, Data, EngineSection, LedgerSection, Limits, ModelRule, ModelSection, ResponsesSection, Server,
     TenantRule, Tiers, WebSocketSection, make_private_dir,
 };
+pub use spot::{SpotRule, SpotSection};
 
 /// Everything an operator may set. A missing section or key takes its default; an unknown one is refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +94,8 @@ pub struct Config {
     pub capacity: CapacitySection,
     /// Capacity that is sold ahead.
     pub leases: LeasesSection,
+    /// Flex prices that follow what is free.
+    pub spot: SpotSection,
     /// Targets of the tiers.
     pub slo: SloSection,
     /// Alerts of budgets.
@@ -225,7 +229,9 @@ impl Config {
         if self.data.dir.as_os_str().is_empty() {
             return Err(invalid("data.dir", &"", "must name a directory"));
         }
-        self.money.validate(&self.served())
+        let served = self.served();
+        self.spot.validate(&served.iter().map(|rule| rule.id.as_str()).collect::<Vec<_>>())?;
+        self.money.validate(&served)
     }
 
     /// All models to serve, at least one.
@@ -290,6 +296,7 @@ pub fn bounds() -> impl Iterator<Item = &'static Bound> {
         CapacitySection::BOUNDS,
         LeasesSection::BOUNDS,
         SloSection::BOUNDS,
+        SpotSection::BOUNDS,
         BatchesSection::BOUNDS,
         Reports::BOUNDS,
     ];

@@ -4,8 +4,9 @@
 //! taken first, then its money is held, then it is granted; a crash in between leaves a pending one, which the next start
 //! gives up. From then on its state is a function of the lease and the time alone, and [`Leases::keep`] brings the money
 //! after it: each hour is billed once when it begins, under the id `<lease>.<hour>`, and what is held goes on to the next;
-//! once an hour is over, what was idle of it and used by flex and batch is given back, under `<lease>.<hour>.rebate`. The
-//! ledger takes each id once, so all of it may be tried again at any time.
+//! once an hour is over, what was idle of it and used by flex and batch is given back, under `<lease>.<hour>.rebate`, and so
+//! is the agreed part of its price where its requests missed a target, under `<lease>.<hour>.sla`. What they did is in the
+//! ledger, with each of them. The ledger takes each id once, so all of it may be tried again at any time.
 
 mod books;
 mod lease;
@@ -24,7 +25,7 @@ use crate::config::LeasesSection;
 use crate::ledger::{HoldError, LedgerError};
 use crate::money::{MoneyError, Picos};
 
-pub use lease::{Lease, Notice, NoticeError, Overflow, Party, State, Step, Terms, most_held};
+pub use lease::{Lease, Notice, NoticeError, Overflow, Party, Sla, State, Step, Terms, most_held};
 pub use store::{Hour, Kept, Stage, Sums};
 
 /// Why a lease is not granted, kept or read.
@@ -150,6 +151,13 @@ impl Leases {
             rebate_percent: section.rebate_percent,
             notice_hours: section.notice_hours,
             reclaim_credit_percent: section.reclaim_credit_percent,
+            sla: Sla {
+                first_token_ms: section.sla_first_token_ms,
+                inter_token_ms: section.sla_inter_token_ms,
+                objective_permille: section.sla_objective_permille,
+                min_requests: section.sla_min_requests,
+                credit_percent: section.sla_credit_percent,
+            },
         })
     }
 

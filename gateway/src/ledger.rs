@@ -42,13 +42,14 @@ mod writer;
 pub use balance::{Balance, GrantLeft, Spender, balance, spent_in, was_billed};
 pub use details::{Details, Sha256Digest, Tags, hex, parse_sha256};
 pub use evidence::{Evidence, Evidences};
-pub use leased::{HourUse, hour_use};
+pub use leased::{Events, HourUse, hour_use};
 pub use period::{Period, PeriodError};
 pub use recovery::{Finished, Recovery};
 pub use row::LEASES;
+pub(crate) use row::SLA;
 pub use types::{
     BudgetPeriod, BudgetScope, BudgetShortage, Credit, CreditKind, CreditShortage, EndReason, HoldError,
-    HoldRequest, LeaseCredit, LedgerError, Settled, Settlement, Timings, Tokens,
+    HoldRequest, LeaseCredit, LedgerError, Pace, Settled, Settlement, Timings, Tokens,
 };
 
 use writer::{Command, Shared};

@@ -218,6 +218,17 @@ impl PriceVersion {
         Self { id, model, tier, effective_from_ms, uncached_input, cached_input, output }
     }
 
+    /// The price of `tier` that is `parts` of `whole` of this one. A fraction of a pico-USD is rounded up.
+    pub fn part(&self, tier: &str, parts: u32, whole: u32) -> Result<Self, MoneyError> {
+        let whole = i128::from(whole.max(1));
+        let part = |price: Picos| {
+            let scaled = i128::from(price.0) * i128::from(parts);
+            i64::try_from((scaled + whole - 1) / whole).map(Picos).map_err(|_| MoneyError::OutOfRange)
+        };
+        let (uncached, cached) = (part(self.uncached_input)?, part(self.cached_input)?);
+        Ok(Self::new(&self.model, tier, self.effective_from_ms, uncached, cached, part(self.output)?))
+    }
+
     /// Exact cost of `tokens`.
     pub fn cost(&self, tokens: Tokens) -> Result<Cost, MoneyError> {
         let uncached_input = self.uncached_input.times(tokens.uncached_input)?;

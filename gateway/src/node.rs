@@ -64,6 +64,7 @@ impl Node {
         let mut serving = Serving::new(ledger.clone(), rates, config, Lifecycle::default());
         serving.limiter = serving.limiter.join(&config.fleet)?;
         serving.leases = open_leases(config, &models, kept.capacity.as_ref())?;
+        serving.capacity.clone_from(&kept.capacity);
         let guard = Guard::new(&config.guard).map_err(|e| format!("[guard]: {e}"))?;
         let api = Api::new(accounts, Arc::new(serving), kept, models.clone(), guard, signer, config);
         Ok(Self { api: Arc::new(api), ledger, mirror, models, public, admin })

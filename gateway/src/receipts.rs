@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::make_private_dir;
 use crate::ledger::{Evidence, Evidences, LedgerError, hex, parse_sha256};
+use crate::money::Picos;
 
 mod check;
 #[cfg(test)]
@@ -67,6 +68,9 @@ pub struct Receipt {
     pub previous_sha256: String,
     /// Hash of the row.
     pub row_sha256: String,
+    /// What came back of it at once, because its deadline was missed; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refunded_usd: Option<String>,
     /// Names the signing key.
     pub signing_key_id: String,
     /// Ed25519 over the lines of the fields above, hex.
@@ -167,6 +171,7 @@ impl Signer {
             ledger_sequence: evidence.sequence,
             previous_sha256: evidence.previous_sha256,
             row_sha256: evidence.row_sha256,
+            refunded_usd: (evidence.refunded > Picos::ZERO).then(|| evidence.refunded.to_usd()),
             signing_key_id: self.key_id(),
             signature: String::new(),
         };

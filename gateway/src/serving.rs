@@ -7,12 +7,15 @@ mod admission;
 mod allowance;
 mod checkpoint;
 mod delivery;
+mod demand;
 mod embedding;
 mod funds;
 mod inflight;
 mod lifecycle;
 mod meter;
+mod pace;
 mod rates;
+mod spot;
 mod step;
 mod streams;
 mod tiers;
@@ -21,6 +24,7 @@ mod upkeep;
 
 pub use admission::{AdmitError, BatchJob, Job};
 pub use delivery::{Delivery, WireState};
+pub use demand::{Demand, Expected, PriceError, Quote, Size};
 pub use embedding::{EmbedJob, Embedded, Held};
 pub use inflight::InFlight;
 pub use lifecycle::{Lifecycle, Phase};
@@ -35,7 +39,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use allowance::Allowances;
+use spot::Spot;
 
+use crate::capacity::Capacity;
 use crate::config::{Config, Journal};
 use crate::leases::Leases;
 use crate::ledger::{Ledger, LedgerError, Settled, Settlement};
@@ -87,6 +93,8 @@ pub struct Serving {
     pub tiers: TierPolicy,
     /// Capacity that is sold ahead, where it is.
     pub leases: Option<Leases>,
+    /// What the machine was measured to do, where it was.
+    pub capacity: Option<Capacity>,
     /// Time limits and allowances.
     pub options: Options,
     /// Counters.
@@ -97,6 +105,7 @@ pub struct Serving {
     pub lifecycle: Lifecycle,
     /// Output to reserve at first.
     allowances: Allowances,
+    spot: Spot,
     /// Recent duration of admitted requests, for honest `retry-after`.
     typical_ms: AtomicU64,
     started: Instant,
@@ -111,11 +120,13 @@ impl Serving {
             rates,
             tiers: TierPolicy::new(&config.tiers),
             leases: None,
+            capacity: None,
             options: Options::of(config),
             metrics: Arc::default(),
             slo: Slo::new(&config.slo),
             lifecycle,
             allowances: Allowances::new(&config.limits),
+            spot: Spot::new(&config.spot),
             typical_ms: AtomicU64::new(1_000),
             started: Instant::now(),
         }

@@ -36,3 +36,14 @@ pub(crate) fn make(tx: &Transaction<'_>, tables: &str, version: i64) -> rusqlite
     }
     Ok(if found == 0 || found == version { Ok(()) } else { Err(found) })
 }
+
+/// Takes a database to the version that `steps` end at: one of version n gets the steps from n on. Of a version beyond them,
+/// it gives the one that was found.
+pub(crate) fn migrate(tx: &Transaction<'_>, steps: &[&str]) -> rusqlite::Result<Result<(), i64>> {
+    let found: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(missing) = usize::try_from(found).ok().and_then(|found| steps.get(found..)) else {
+        return Ok(Err(found));
+    };
+    missing.iter().try_for_each(|step| tx.execute_batch(step))?;
+    tx.pragma_update(None, "user_version", steps.len() as i64).map(Ok)
+}

@@ -46,6 +46,8 @@ impl Permission {
         match (room, reads) {
             ("models", true) => Permission::ModelRead,
             (_, true) => Permission::DataRead,
+            // Takes nothing.
+            ("capacity", false) if path == "/v1/capacity/quote" => Permission::ModelRequest,
             ("capacity", false) => Permission::CapacityWrite,
             ("files" | "uploads" | "batches", false) => Permission::DataWrite,
             _ if method == "DELETE" => Permission::DataWrite,
@@ -79,6 +81,7 @@ mod tests {
         for (method, path, needed) in [
             ("POST", "/v1/chat/completions", Permission::ModelRequest),
             ("POST", "/v1/responses", Permission::ModelRequest),
+            ("POST", "/v1/capacity/quote", Permission::ModelRequest),
             ("GET", "/v1/models", Permission::ModelRead),
             ("GET", "/v1/models/a/b", Permission::ModelRead),
             ("GET", "/v1/responses/resp_1", Permission::DataRead),

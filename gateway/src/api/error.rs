@@ -98,6 +98,8 @@ table! {
     ObjectTooLarge => 400 "invalid_request_error" "object_above_max_properties" No;
     /// A prompt that breaks one of the operator's content rules.
     ContentPolicy => 400 "invalid_request_error" "content_policy_violation" No;
+    /// The request may cost more than it carries as `max_price`.
+    PriceTooLow => 400 "invalid_request_error" "max_price_too_low" No;
     /// A prompt without tokens.
     EmptyPrompt => 400 "invalid_request_error" "empty_prompt" No;
     /// More tokens than the model takes.
@@ -140,6 +142,8 @@ table! {
     MethodNotAllowed => 405 "invalid_request_error" "method_not_allowed" No;
     /// The request or its answer took too long.
     RequestTimeout => 408 "timeout" "request_timeout" Later;
+    /// The deadline that the request carries passed.
+    DeadlineMissed => 408 "timeout" "deadline_missed" Never;
     /// What the key stands for was billed, and its answer is not there.
     IdempotencyAnswerGone => 409 "invalid_request_error" "idempotency_answer_gone" Never;
     /// The name is taken.
@@ -178,6 +182,8 @@ table! {
     LeasesFull => 429 "requests" "lease_limit_exceeded" Never;
     /// The guaranteed rate of a lease.
     LeaseRate => 429 "tokens" "lease_rate_exceeded" Later;
+    /// The deadline that the request carries cannot be kept.
+    DeadlineTooSoon => 429 "resource_unavailable" "deadline_not_feasible" Never;
     /// Nothing is left for those who can wait.
     NoSurplus => 429 "resource_unavailable" "flex_capacity_unavailable" Later;
     /// A budget is used up.

@@ -17,7 +17,7 @@ pub use surface::Surface;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use engine::{Engine, Stop, Tier};
 use models::{OutputParser, Tool};
 use serde_json::Value;
@@ -25,10 +25,12 @@ use serde_json::Value;
 use super::Shared;
 use super::auth::Caller;
 use super::error::{ApiError, ApiResult, Code};
+use super::fields::invalid;
 use super::scope::random;
 use crate::guard::Guard;
 use crate::ledger::{Details, Tags, parse_sha256};
-use crate::serving::{AdmitError, Job, PromptInput, WireState};
+use crate::money::{Picos, PriceVersion};
+use crate::serving::{AdmitError, Demand, Job, PromptInput, WireState, unix_ms};
 
 /// What a caller wants generated, checked for itself but not yet against the model.
 #[derive(Debug, Default)]
@@ -59,10 +61,30 @@ pub struct Generation {
     pub stream: bool,
     /// Wanted service tier; absent: the project's default.
     pub tier: Option<Tier>,
+    /// What the caller demands beside the answer.
+    pub demand: Demand,
     /// Name of the caller's end user, for the log.
     pub user: Option<String>,
     /// Tags, given back in the answer: an object of strings.
     pub metadata: Option<Value>,
+}
+
+/// The prices that a request was admitted at, as the answer tells them.
+fn price_headers(price: &PriceVersion) -> HeaderMap {
+    let usd = Picos::to_usd_per_million;
+    let prices = format!(
+        "uncached_input={}, cached_input={}, output={}",
+        usd(price.uncached_input),
+        usd(price.cached_input),
+        usd(price.output)
+    );
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("x-price-version", price.id.clone()), ("x-price-usd-per-million", prices)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
 }
 
 /// Form of the answer's text.
@@ -130,7 +152,11 @@ impl Generation {
         let is_stream = self.stream;
         let mut run = self.begin(api, caller, caller.wire.clone()).await?;
         surface.served(run.flight().tier());
-        if is_stream { Ok(stream::respond(run, surface)) } else { unary::respond(run, surface).await }
+        let price = price_headers(run.flight().price());
+        let mut response =
+            if is_stream { stream::respond(run, surface) } else { unary::respond(run, surface).await? };
+        response.headers_mut().extend(price);
+        Ok(response)
     }
 
     /// Input tokens that it would be billed for. Generates nothing and is free, but counts as a request.
@@ -185,6 +211,7 @@ impl Generation {
             tags: Tags::new(tags),
             request_sha256: caller.scope.body_sha256(),
             weights_sha256: parse_sha256(&engine.card().sha256),
+            deadline_ms: self.deadline_ms(api, caller)?,
             ..Details::of(&caller.identity)
         };
         let dialect = engine.template().dialect();
@@ -206,6 +233,7 @@ impl Generation {
             stream: self.stream,
             tier,
             batch: caller.batch,
+            demand: self.demand,
             lease: None,
             signer: caller.signer(api),
             arrived: caller.scope.arrived,
@@ -215,6 +243,21 @@ impl Generation {
             other => ApiError::from(other).of_tier(tier),
         })?;
         Ok(Run::new(flight, parsers, &api.guard))
+    }
+
+    /// The instant that the deadline means, Unix milliseconds.
+    fn deadline_ms(&self, api: &Shared, caller: &Caller) -> ApiResult<Option<u64>> {
+        let Some(deadline) = self.demand.deadline else { return Ok(None) };
+        let most = api.serving.options.request_deadline;
+        let refused = |reason: String| Err(invalid("deadline", &reason));
+        if caller.batch.is_some() {
+            return refused("the lines of a batch have its completion window in place of it".to_owned());
+        }
+        if deadline > most {
+            return refused(format!("no request lasts longer than {} s here", most.as_secs()));
+        }
+        let left = deadline.saturating_sub(caller.scope.arrived.elapsed());
+        Ok(Some(unix_ms() + u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// Refuses what the operator's content rules forbid.

@@ -4,9 +4,10 @@ mod request;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use engine::{Engine, Tier};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Shared;
 use super::auth::Caller;
@@ -17,8 +18,8 @@ use super::list::PageOf;
 use super::query::Query;
 use super::scope::random;
 use crate::civil::HOUR_MS;
-use crate::leases::{Kept, Lease, LeaseError, Leases, Party, State as Status, Sums, Terms};
-use crate::ledger::hex;
+use crate::leases::{Kept, Lease, LeaseError, Leases, Party, Sla, State as Status, Sums, Terms};
+use crate::ledger::{Events, hex};
 use crate::money::Picos;
 use crate::registry::Served;
 use crate::serving::unix_ms;
@@ -103,9 +104,26 @@ fn uncalibrated(model: &str) -> String {
     request_body = crate::api::openapi::leases::LeaseRequest,
     responses((status = 200, description = "The lease.", body = crate::api::openapi::leases::LeaseObject)),
 )]
-pub async fn create(State(api): State<Shared>, caller: Caller, Asked(body): Asked) -> ApiResult<Json<Value>> {
+pub async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    headers: HeaderMap,
+    Asked(body): Asked,
+) -> ApiResult<Json<Value>> {
     let now_ms = unix_ms();
     let (leases, terms) = offered(&api).ok_or_else(not_offered)?;
+    let id = headers.get("idempotency-key").map_or_else(new_id, |key| named_id(&caller, key.as_bytes()));
+    // Made by an attempt whose answer was lost with the process; the key itself is kept for a while only.
+    let (known, project) = (id.clone(), caller.identity.project_id.clone());
+    let made = leases.blocking(move |leases| leases.get(Some(&project), &known)).await?;
+    let ttl_ms = u64::from(api.idempotency.ttl_hours()) * HOUR_MS;
+    let id = match made {
+        Some((kept, sums)) if kept.lease.created_ms + ttl_ms > now_ms => {
+            return Ok(Json(object(&kept, sums, now_ms)?));
+        }
+        Some(_) => new_id(),
+        None => id,
+    };
     let wanted = Wanted::read(body, leases.limits(), now_ms)?;
     api.engine_of(&caller.identity, &wanted.model)?;
     if leases.sellable(&wanted.model).is_none() {
@@ -113,7 +131,7 @@ pub async fn create(State(api): State<Shared>, caller: Caller, Asked(body): Aske
     }
     let identity = caller.identity.clone();
     let lease = Lease {
-        id: format!("lease_{}", hex(&random::<12>())),
+        id,
         org_id: identity.org_id.clone(),
         org_name: identity.org_name.clone(),
         project_id: identity.project_id.clone(),
@@ -141,6 +159,21 @@ pub async fn create(State(api): State<Shared>, caller: Caller, Asked(body): Aske
     let granted = granting.await.map_err(|error| LeaseError::Unknown(error.to_string()));
     let id = granted.and_then(|granted| granted)?;
     Ok(Json(find(&api, Some(&caller), id).await?))
+}
+
+fn new_id() -> String {
+    format!("lease_{}", hex(&random::<12>()))
+}
+
+/// The id of what the project asks for under an `Idempotency-Key`.
+fn named_id(caller: &Caller, key: &[u8]) -> String {
+    let mut hasher = Sha256::new();
+    for part in [caller.identity.project_id.as_bytes(), key, &caller.scope.body_sha256().unwrap_or_default()]
+    {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    format!("lease_{}", hex(&hasher.finalize()[..12]))
 }
 
 /// One lease.
@@ -262,7 +295,21 @@ fn shape_of(terms: &Terms) -> Value {
         "notice_hours": terms.notice_hours,
         "rebate_percent": terms.rebate_percent,
         "reclaim_credit_percent": terms.reclaim_credit_percent,
+        "sla": terms.sla.is_promised().then(|| sla(terms.sla)),
     })
+}
+
+fn sla(sla: Sla) -> Value {
+    let target = |ms: u32| (ms > 0).then_some(ms);
+    json!({
+        "first_token_ms": target(sla.first_token_ms), "inter_token_ms": target(sla.inter_token_ms),
+        "objective_permille": sla.objective_permille, "window_hours": 1, "min_requests": sla.min_requests,
+        "credit_percent": sla.credit_percent,
+    })
+}
+
+fn events(events: Events) -> Value {
+    json!({"requests": events.all, "missed": events.missed})
 }
 
 /// The object as clients see it.
@@ -295,6 +342,10 @@ fn object(kept: &Kept, sums: Sums, now_ms: u64) -> ApiResult<Value> {
             "until": kept.accounted_ms.min(end_ms) / 1_000, "offered_tokens": sums.offered, "used_tokens": sums.used,
             "resold_tokens": sums.resold, "idle_tokens": sums.offered - sums.used - sums.resold,
             "rebate_usd": Picos(sums.rebate_picos).to_usd(),
+        },
+        "targets": {
+            "first_token": events(sums.first), "inter_token": events(sums.next),
+            "credit_usd": Picos(sums.sla_picos).to_usd(),
         },
         "reclaim_credit_usd": lease.reclaim_credit().map_err(LeaseError::from)?.to_usd(),
     }))

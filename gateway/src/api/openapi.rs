@@ -66,6 +66,7 @@ use super::{anthropic, azure, batches, files, openai, organization, receipts, re
         azure::completions,
         azure::embeddings,
         super::capacity::retrieve,
+        super::quote::create,
         super::leases::offers,
         super::leases::create,
         super::leases::list,

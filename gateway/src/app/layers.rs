@@ -66,6 +66,7 @@ const ROUTES: &[&str] = &[
     "/v1/batches/{id}/cancel",
     "/v1/capacity",
     "/v1/capacity/offers",
+    "/v1/capacity/quote",
     "/v1/capacity/leases",
     "/v1/capacity/leases/{id}",
     "/v1/embeddings",

@@ -37,6 +37,16 @@ section! {
         rebate_percent: u32 = 50, 0, 100, "%";
         /// Part of the holding price of the hours that the operator takes back which is given as credit.
         reclaim_credit_percent: u32 = 10, 0, 100, "%";
+        /// Target of a lease for the time from request to first token; 0: nothing is promised, as prompts differ in length.
+        sla_first_token_ms: u32 = 0, 0, 3_600_000, "ms";
+        /// Target of a lease for the mean time between two tokens of an answer; 0: nothing is promised.
+        sla_inter_token_ms: u32 = 0, 0, 60_000, "ms";
+        /// Parts of a thousand of an hour's requests that are to keep a target.
+        sla_objective_permille: u32 = 990, 1, 999, "per mille";
+        /// Requests of an hour below which it is not judged: a few say nothing.
+        sla_min_requests: u32 = 20, 1, 1_000_000, "requests";
+        /// Part of the holding price of an hour that comes back where a target was missed in it.
+        sla_credit_percent: u32 = 10, 0, 100, "%";
         /// Leases of an organisation that are not over.
         max_per_organisation: u32 = 16, 1, 10_000, "leases";
         /// Steps of a lease that grows or shrinks.

@@ -3,7 +3,7 @@
 use engine::{Sharing, Tier, TierRule};
 
 use super::{BatchWindow, ConfigError, Tiers, invalid};
-use crate::money::{MoneyError, Picos, PriceVersion, RateCard};
+use crate::money::{MoneyError, PriceVersion, RateCard};
 
 /// Largest weight of a tenant.
 const MAX_WEIGHT: u32 = 1_000;
@@ -94,13 +94,7 @@ fn money(source: MoneyError) -> ConfigError {
 }
 
 fn derived(base: &PriceVersion, tier: &str, percent: u32) -> Result<PriceVersion, MoneyError> {
-    let part = |price: Picos| {
-        let hundredfold = i128::from(price.0) * i128::from(percent);
-        i64::try_from((hundredfold + 99) / 100).map(Picos).map_err(|_| MoneyError::OutOfRange)
-    };
-    let (uncached, cached) = (part(base.uncached_input)?, part(base.cached_input)?);
-    let from = base.effective_from_ms;
-    Ok(PriceVersion::new(&base.model, tier, from, uncached, cached, part(base.output)?))
+    base.part(tier, percent, 100)
 }
 
 fn check_tiers(
@@ -120,6 +114,7 @@ fn check_tiers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::money::Picos;
 
     #[test]
     fn tiers_without_a_price_take_their_part_of_the_default_price() {

@@ -114,6 +114,11 @@ impl Idempotency {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long a key is kept.
+    pub fn ttl_hours(&self) -> u32 {
+        self.section.ttl_hours
+    }
+
     /// Largest body that is carried for a key, in bytes.
     pub fn max_answer_bytes(&self) -> usize {
         self.section.max_answer_kib << 10

@@ -8,7 +8,7 @@ use super::{LeaseError, Leases};
 use crate::accounts::{Budget, Identity};
 use crate::civil::HOUR_MS;
 use crate::ledger::{
-    Credit, CreditKind, Details, EndReason, HoldRequest, LEASES, LeaseCredit, Ledger, LedgerError,
+    Credit, CreditKind, Details, EndReason, HoldRequest, LEASES, LeaseCredit, Ledger, LedgerError, SLA,
     Settlement, Timings, hour_use,
 };
 use crate::money::{Picos, PriceVersion, Tokens};
@@ -127,6 +127,10 @@ impl Leases {
             let id = format!("{}.rebate", entry(lease, hour_ms));
             ledger.credit(credit(lease, id, Picos(sums.rebate_picos), hour_ms, now_ms)).await?;
         }
+        if sums.sla_picos > 0 {
+            let id = format!("{}{SLA}", entry(lease, hour_ms));
+            ledger.credit(credit(lease, id, Picos(sums.sla_picos), hour_ms, now_ms)).await?;
+        }
         let lease = lease.clone();
         let hour = Hour { at_ms: hour_ms, sums };
         let put = move |leases: &Leases| store::put_hour(&mut leases.lock(), &lease, hour, hour_ms + HOUR_MS);
@@ -137,12 +141,21 @@ impl Leases {
     /// lease was paid for.
     fn use_of(&self, lease: &Lease, hour_ms: u64) -> Result<Sums, LeaseError> {
         let weight = lease.terms.prompt_tokens_per_token;
-        let found = hour_use(&self.inner.dir, &lease.model, &lease.id, hour_ms, weight)?;
+        let targets = [lease.terms.sla.first_token_ms, lease.terms.sla.inter_token_ms];
+        let found = hour_use(&self.inner.dir, &lease.model, &lease.id, hour_ms, weight, targets)?;
         let offered = u64::from(lease.units_at(hour_ms)) * lease.unit_hour_tokens();
         let used = found.leased.min(offered);
         let left = found.surplus.saturating_sub(store::resold(&self.lock(), &lease.model, hour_ms)?);
         let resold = left.min(offered - used);
-        Ok(Sums { offered, used, resold, rebate_picos: lease.rebate(resold)?.0 })
+        Ok(Sums {
+            offered,
+            used,
+            resold,
+            rebate_picos: lease.rebate(resold)?.0,
+            first: found.first,
+            next: found.next,
+            sla_picos: lease.sla_credit(hour_ms, found.first, found.next)?.0,
+        })
     }
 
     /// Ends what was reclaimed with its credit.

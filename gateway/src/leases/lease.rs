@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::civil::HOUR_MS;
+use crate::ledger::Events;
 use crate::money::{MoneyError, Picos};
 
 /// From an instant on, so many units.
@@ -54,6 +55,37 @@ pub struct Terms {
     pub notice_hours: u32,
     /// Part of the price of hours taken back that is given as credit.
     pub reclaim_credit_percent: u32,
+    /// How fast answers are to come; leases of the first form promise nothing.
+    #[serde(default)]
+    pub sla: Sla,
+}
+
+/// How fast the answers under a lease are to come, and what comes back otherwise. Each clock hour is judged by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sla {
+    /// Target of the time from request to first token; 0: none.
+    pub first_token_ms: u32,
+    /// Target of the mean time between two tokens of an answer; 0: none.
+    pub inter_token_ms: u32,
+    /// Parts of a thousand of an hour's requests that are to keep a target.
+    pub objective_permille: u32,
+    /// Requests of an hour below which it is not judged.
+    pub min_requests: u32,
+    /// Part of the hour's holding price that comes back.
+    pub credit_percent: u32,
+}
+
+impl Sla {
+    /// Whether any target is promised.
+    pub fn is_promised(&self) -> bool {
+        self.first_token_ms > 0 || self.inter_token_ms > 0
+    }
+
+    /// Whether more requests of an hour missed a target than may.
+    pub fn is_breached_by(&self, events: Events) -> bool {
+        let allowed = u64::from(1_000_u32.saturating_sub(self.objective_permille));
+        events.all >= u64::from(self.min_requests) && events.missed * 1_000 > events.all * allowed
+    }
 }
 
 /// Who ends a lease early.
@@ -233,6 +265,18 @@ impl Lease {
         }
         let fee = self.fee(self.end_ms, self.agreed_end_ms)?;
         let part = i128::from(fee.0) * i128::from(self.terms.reclaim_credit_percent) / 100;
+        Ok(Picos(i64::try_from(part).map_err(|_| MoneyError::OutOfRange)?))
+    }
+
+    /// What comes back for the hour from `hour_ms`, whose requests kept or missed their targets like this: once, however
+    /// many targets were missed.
+    pub fn sla_credit(&self, hour_ms: u64, first: Events, next: Events) -> Result<Picos, MoneyError> {
+        let sla = self.terms.sla;
+        if !sla.is_breached_by(first) && !sla.is_breached_by(next) {
+            return Ok(Picos::ZERO);
+        }
+        let fee = self.fee(hour_ms, hour_ms + HOUR_MS)?;
+        let part = i128::from(fee.0) * i128::from(sla.credit_percent) / 100;
         Ok(Picos(i64::try_from(part).map_err(|_| MoneyError::OutOfRange)?))
     }
 

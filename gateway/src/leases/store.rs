@@ -6,9 +6,20 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::LeaseError;
 use super::lease::Lease;
+use crate::ledger::Events;
 use crate::sqlite;
 
-const VERSION: i64 = 1;
+/// Steps to the current version: a file of version n gets the steps from n on.
+const STEPS: [&str; 2] = [TABLES, TARGETS];
+
+/// How the targets of an hour were kept.
+const TARGETS: &str = "
+ALTER TABLE hours ADD COLUMN first_events INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hours ADD COLUMN first_missed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hours ADD COLUMN next_events INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hours ADD COLUMN next_missed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hours ADD COLUMN sla_picos INTEGER NOT NULL DEFAULT 0;
+";
 
 /// The object of a lease changes only by notice. `hours` are those whose use is known.
 const TABLES: &str = "
@@ -79,6 +90,12 @@ pub struct Sums {
     pub resold: u64,
     /// What came back for that, pico-USD.
     pub rebate_picos: i64,
+    /// How the target of first tokens was kept.
+    pub first: Events,
+    /// The same of the time between tokens.
+    pub next: Events,
+    /// What came back for missed targets, pico-USD.
+    pub sla_picos: i64,
 }
 
 /// What became of one hour.
@@ -95,7 +112,8 @@ pub(super) fn open(dir: &Path) -> Result<Connection, LeaseError> {
     // A place that was sold must not be sold again after a power cut.
     db.pragma_update(None, "synchronous", "FULL")?;
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    sqlite::make(&tx, TABLES, VERSION)?.map_err(|found| LeaseError::Schema { found, known: VERSION })?;
+    let known = STEPS.len() as i64;
+    sqlite::migrate(&tx, &STEPS)?.map_err(|found| LeaseError::Schema { found, known })?;
     tx.commit()?;
     Ok(db)
 }
@@ -195,11 +213,25 @@ pub(super) fn put_hour(
     end_ms: u64,
 ) -> Result<(), LeaseError> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let Sums { offered, used, resold, rebate_picos } = hour.sums;
+    let Sums { offered, used, resold, rebate_picos, first, next, sla_picos } = hour.sums;
     tx.execute(
-        "INSERT INTO hours (lease_id, hour_ms, model, offered, used, resold, rebate_picos)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![lease.id, hour.at_ms, lease.model, offered, used, resold, rebate_picos],
+        "INSERT INTO hours (lease_id, hour_ms, model, offered, used, resold, rebate_picos, first_events, first_missed,
+                            next_events, next_missed, sla_picos)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        params![
+            lease.id,
+            hour.at_ms,
+            lease.model,
+            offered,
+            used,
+            resold,
+            rebate_picos,
+            first.all,
+            first.missed,
+            next.all,
+            next.missed,
+            sla_picos
+        ],
     )?;
     tx.execute("UPDATE leases SET accounted_ms = ?2 WHERE id = ?1", params![lease.id, end_ms])?;
     Ok(tx.commit()?)
@@ -208,10 +240,19 @@ pub(super) fn put_hour(
 /// Sums over the lease's hours.
 pub(super) fn sums(db: &Connection, id: &str) -> Result<Sums, LeaseError> {
     let sql = "SELECT coalesce(sum(offered), 0), coalesce(sum(used), 0), coalesce(sum(resold), 0),
-                      coalesce(sum(rebate_picos), 0) FROM hours WHERE lease_id = ?1";
+                      coalesce(sum(rebate_picos), 0), coalesce(sum(first_events), 0), coalesce(sum(first_missed), 0),
+                      coalesce(sum(next_events), 0), coalesce(sum(next_missed), 0), coalesce(sum(sla_picos), 0) FROM hours WHERE lease_id = ?1";
     let mut statement = db.prepare_cached(sql)?;
     let read = |row: &Row<'_>| {
-        Ok(Sums { offered: row.get(0)?, used: row.get(1)?, resold: row.get(2)?, rebate_picos: row.get(3)? })
+        Ok(Sums {
+            offered: row.get(0)?,
+            used: row.get(1)?,
+            resold: row.get(2)?,
+            rebate_picos: row.get(3)?,
+            first: Events { all: row.get(4)?, missed: row.get(5)? },
+            next: Events { all: row.get(6)?, missed: row.get(7)? },
+            sla_picos: row.get(8)?,
+        })
     };
     Ok(statement.query_row([id], read)?)
 }

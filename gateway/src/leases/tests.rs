@@ -1,6 +1,7 @@
 //! Life cycles with a moved clock, to the pico-USD.
 
 mod properties;
+mod sla;
 
 use super::*;
 use crate::accounts::Identity;
@@ -289,10 +290,10 @@ async fn what_a_crash_left_pending_is_given_up() {
     assert!(verify(dir.path()).unwrap().is_ok());
 }
 
-/// A request of `tokens` in `tier`, settled at `at_ms`.
-async fn serve(ledger: &Ledger, id: String, tier: &str, lease: Option<&str>, tokens: Tokens, at_ms: u64) {
-    let hold = HoldRequest {
-        request_id: id.clone(),
+/// The money of a request in `tier`.
+fn held(id: &str, tier: &str, lease: Option<&str>, at_ms: u64) -> HoldRequest {
+    HoldRequest {
+        request_id: id.to_owned(),
         key_id: "key_2".to_owned(),
         project_id: "proj_2".to_owned(),
         org_id: "org_2".to_owned(),
@@ -307,8 +308,12 @@ async fn serve(ledger: &Ledger, id: String, tier: &str, lease: Option<&str>, tok
         details: Details::default(),
         lease: lease.map(str::to_owned),
         at_ms,
-    };
-    ledger.hold(hold).await.unwrap();
+    }
+}
+
+/// A request of `tokens` in `tier`, settled at `at_ms`.
+async fn serve(ledger: &Ledger, id: String, tier: &str, lease: Option<&str>, tokens: Tokens, at_ms: u64) {
+    ledger.hold(held(&id, tier, lease, at_ms)).await.unwrap();
     let (end, timings) = (EndReason::Finished, Timings::default());
     ledger.settle(Settlement { request_id: id, tokens, end, at_ms, timings }).await.unwrap();
 }
@@ -341,8 +346,15 @@ async fn what_was_idle_and_used_by_others_is_given_back_once() {
     }
     // `a` offered 72,000; the rest after its use is less than the 75,000 that were served, and `b` has what is left.
     let rebate = |resold: i64| resold * UNIT_HOUR * 50 / (100 * 36_000);
-    let of_a = Sums { offered: 72_000, used: 10_101, resold: 61_899, rebate_picos: rebate(61_899) };
-    let of_b = Sums { offered: 36_000, used: 0, resold: 13_101, rebate_picos: rebate(13_101) };
+    let of_a = Sums {
+        offered: 72_000,
+        used: 10_101,
+        resold: 61_899,
+        rebate_picos: rebate(61_899),
+        ..Sums::default()
+    };
+    let of_b =
+        Sums { offered: 36_000, used: 0, resold: 13_101, rebate_picos: rebate(13_101), ..Sums::default() };
     assert_eq!(leases.get(None, "a").unwrap().unwrap().1, of_a);
     assert_eq!(leases.get(None, "b").unwrap().unwrap().1, of_b);
     assert_eq!((of_a.rebate_picos, of_b.rebate_picos), (42_985_416_666, 9_097_916_666));

@@ -215,6 +215,7 @@ impl Book {
             cost,
             end: Some(settlement.end),
             first_token_ms: settlement.timings.first_token_ms.filter(|&ms| ms > 0),
+            pace: settlement.timings.pace,
             details: hold.details.clone(),
             note: hold.lease.clone(),
             ..self.blank(Kind::Settle, request_id, settlement.at_ms, &facts)
@@ -225,6 +226,7 @@ impl Book {
         self.balances.end(store, &facts, taken_ms, released, cost.total)?;
         self.spend(store, &facts.org_id, cost.total)?;
         self.open.remove(request_id);
+        self.refund(store, &row)?;
         let settled = row.settled();
         let settled = settled
             .ok_or_else(|| LedgerError::Corrupt(format!("settle {request_id:?} has no end reason")))?;
@@ -335,6 +337,7 @@ impl Book {
             cost: Cost::default(),
             end: None,
             first_token_ms: None,
+            pace: None,
             details: None,
             credit: Picos::ZERO,
             expires_ms: None,

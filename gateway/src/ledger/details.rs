@@ -25,6 +25,8 @@ pub struct Details {
     pub request_sha256: Option<Sha256Digest>,
     /// Of the weight file that served it.
     pub weights_sha256: Option<Sha256Digest>,
+    /// When the whole answer was promised for, Unix milliseconds; without it, the cost comes back.
+    pub deadline_ms: Option<u64>,
 }
 
 impl Details {

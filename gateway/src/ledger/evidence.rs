@@ -43,6 +43,8 @@ pub struct Evidence {
     pub request_sha256: Option<Sha256Digest>,
     /// Of the weights that served it.
     pub weights_sha256: Option<Sha256Digest>,
+    /// What came back of it at once.
+    pub refunded: Picos,
     /// Number of its row.
     pub sequence: i64,
     /// Hash of the row before.
@@ -65,6 +67,7 @@ impl Evidence {
             tokens: row.tokens,
             price_version: facts.price.id.clone(),
             cost: row.cost.total,
+            refunded: row.owed(),
             end: row.end.map_or("", EndReason::as_str),
             settled_at: civil::format_ms(row.at_ms),
             request_sha256: details.and_then(|details| details.request_sha256),

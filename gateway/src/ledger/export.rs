@@ -234,9 +234,9 @@ fn whole_file(
 
 /// Settled rows.
 const SETTLED: &str = "kind = 'settle'";
-/// The same, and what was given back for leases.
+/// The same, what was given back for leases, and refunds.
 pub(super) const WITH_CREDITS: &str =
-    "(kind = 'settle' OR (kind = 'grant' AND endpoint = '/v1/capacity/leases'))";
+    "(kind IN ('settle', 'refund') OR (kind = 'grant' AND endpoint = '/v1/capacity/leases'))";
 
 /// Calls `each` with every settled row of `period`, in ledger order.
 pub(super) fn each_settled(

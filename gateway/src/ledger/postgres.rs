@@ -158,7 +158,7 @@ impl PostgresStore {
                 self.execute(sql, &[id, &row.held.0])
             }
             Kind::Settle | Kind::Void => self.execute("DELETE FROM open_holds WHERE request_id = $1", &[id]),
-            Kind::Grant | Kind::Expire | Kind::Correct => Ok(()),
+            Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => Ok(()),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::details::{Details, Tags};
 use super::period::Period;
 use super::row::{Counted, Facts, Transfer};
 use super::schema;
-use super::types::LedgerError;
+use super::types::{LedgerError, Pace};
 use crate::money::{Cost, Picos, PriceVersion, Tokens};
 use crate::sqlite;
 
@@ -116,6 +116,10 @@ pub(super) fn transfer(row: &Row<'_>) -> rusqlite::Result<Transfer> {
             _ => Some(parsed(row, 26)?),
         },
         first_token_ms: row.get(27)?,
+        pace: match row.get(41)? {
+            Some(wait_ms) => Some(Pace { wait_ms, gap_us: row.get(42)? }),
+            None => None,
+        },
         hash: row.get(28)?,
         details: details(row)?.map(Arc::new),
         credit: picos(37)?,
@@ -135,6 +139,7 @@ fn details(row: &Row<'_>) -> rusqlite::Result<Option<Details>> {
         tags: row.get::<_, Option<String>>(33)?.map(Tags::stored),
         request_sha256: row.get(34)?,
         weights_sha256: row.get(35)?,
+        deadline_ms: row.get(40)?,
     }))
 }
 

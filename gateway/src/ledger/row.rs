@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::details::Details;
-use super::types::{BudgetScope, EndReason, LedgerError, Settled};
+use super::types::{BudgetScope, EndReason, LedgerError, Pace, Settled};
 use crate::money::{Cost, MoneyError, Picos, PriceVersion, Tokens};
 
 /// SHA-256 over a row and the hash before it.
@@ -17,6 +17,9 @@ pub(super) const GENESIS: Hash = [0; 32];
 
 /// Endpoint of rows that pay for the holding of capacity, and of credits for it.
 pub const LEASES: &str = "/v1/capacity/leases";
+
+/// End of the id of a credit for a missed target.
+pub(crate) const SLA: &str = ".sla";
 
 /// Class of what is billed there: what one unit is held for one hour.
 pub(super) const UNIT_HOURS: &str = "unit_hours";
@@ -34,11 +37,21 @@ pub(super) enum Kind {
     Expire,
     /// Credit given or taken back because a bill was wrong.
     Correct,
+    /// What a request cost comes back, because the deadline that it was promised was missed.
+    Refund,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] =
-        [Kind::Hold, Kind::Extend, Kind::Settle, Kind::Void, Kind::Grant, Kind::Expire, Kind::Correct];
+    const ALL: [Kind; 8] = [
+        Kind::Hold,
+        Kind::Extend,
+        Kind::Settle,
+        Kind::Void,
+        Kind::Grant,
+        Kind::Expire,
+        Kind::Correct,
+        Kind::Refund,
+    ];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -49,6 +62,7 @@ impl Kind {
             Kind::Grant => "grant",
             Kind::Expire => "expire",
             Kind::Correct => "correct",
+            Kind::Refund => "refund",
         }
     }
 }
@@ -131,9 +145,11 @@ pub(super) struct Transfer {
     /// Of a settle.
     pub(super) end: Option<EndReason>,
     pub(super) first_token_ms: Option<u64>,
+    /// Of a settle.
+    pub(super) pace: Option<Pace>,
     /// Of a hold and a settle; rows of the first schema have none.
     pub(super) details: Option<Arc<Details>>,
-    /// Change of the organisation's balance, by a grant, expiry or correction.
+    /// Change of the organisation's balance, by a grant, expiry, correction or refund.
     pub(super) credit: Picos,
     /// Of a grant.
     pub(super) expires_ms: Option<u64>,
@@ -212,8 +228,20 @@ impl Transfer {
 
     /// The lease that it uses, pays for, or gives back for.
     pub(super) fn lease(&self) -> Option<&str> {
-        let is_about = matches!(self.kind, Kind::Hold | Kind::Settle) || self.facts.is_holding();
+        let is_about =
+            matches!(self.kind, Kind::Hold | Kind::Settle | Kind::Refund) || self.facts.is_holding();
         self.note.as_deref().filter(|_| is_about)
+    }
+
+    /// The deadline that the request was promised.
+    pub(super) fn deadline_ms(&self) -> Option<u64> {
+        self.details.as_deref().and_then(|details| details.deadline_ms)
+    }
+
+    /// What has to come back after this row: all that it bills, where it breaks a promised deadline.
+    pub(super) fn owed(&self) -> Picos {
+        let is_broken = self.deadline_ms().is_some() && self.end.is_some_and(EndReason::breaks_deadline);
+        if is_broken { self.cost.total } else { Picos::ZERO }
     }
 
     pub(super) fn settled(&self) -> Option<Settled> {
@@ -285,6 +313,16 @@ impl Transfer {
             hasher.update(b"credit");
             hasher.update(self.credit.0.to_le_bytes());
             hasher.update(self.expires_ms.unwrap_or(0).to_le_bytes());
+        }
+        if let Some(deadline_ms) = self.deadline_ms() {
+            hasher.update(b"deadline");
+            hasher.update(deadline_ms.to_le_bytes());
+        }
+        if let Some(Pace { wait_ms, gap_us }) = self.pace {
+            hasher.update(b"pace");
+            hasher.update(wait_ms.to_le_bytes());
+            // No gap is as long as the largest number.
+            hasher.update(gap_us.unwrap_or(u32::MAX).to_le_bytes());
         }
     }
 }

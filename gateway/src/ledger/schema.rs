@@ -4,7 +4,7 @@
 //! transaction of its rows; `verify` computes them anew.
 
 /// Steps to the current version: a file of version n gets the steps from n on.
-pub(super) const STEPS: [&str; 3] = [FIRST, DETAILS, SUMS];
+pub(super) const STEPS: [&str; 4] = [FIRST, DETAILS, SUMS, PROMISES];
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
 /// Names of the triggers that keep rows from changing.
@@ -169,9 +169,70 @@ CREATE INDEX grants_left ON grants (org_id) WHERE left_picos > 0;
 CREATE INDEX grants_due ON grants (expires_ms) WHERE left_picos > 0 AND expires_ms IS NOT NULL;
 ";
 
+/// Deadlines and their refunds, and how fast answers came.
+const PROMISES: &str = "
+CREATE TABLE transfers_4 (
+    seq INTEGER PRIMARY KEY CHECK (seq > 0),
+    kind TEXT NOT NULL CHECK (kind IN ('hold', 'extend', 'settle', 'void', 'grant', 'expire', 'correct', 'refund')),
+    request_id TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    org_id TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    model TEXT NOT NULL,
+    tier TEXT NOT NULL,
+    price_id TEXT NOT NULL,
+    price_from_ms INTEGER NOT NULL,
+    price_uncached_input INTEGER NOT NULL,
+    price_cached_input INTEGER NOT NULL,
+    price_output INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
+    admitted_ms INTEGER NOT NULL,
+    held_picos INTEGER NOT NULL CHECK (held_picos >= 0),
+    released_picos INTEGER NOT NULL CHECK (released_picos >= cost_picos),
+    uncached_input INTEGER NOT NULL CHECK (uncached_input >= 0),
+    cached_input INTEGER NOT NULL CHECK (cached_input >= 0),
+    output INTEGER NOT NULL CHECK (output >= 0),
+    cost_uncached_input INTEGER NOT NULL,
+    cost_cached_input INTEGER NOT NULL,
+    cost_output INTEGER NOT NULL,
+    cost_picos INTEGER NOT NULL CHECK (
+        cost_picos >= 0 AND cost_picos = cost_uncached_input + cost_cached_input + cost_output),
+    end_reason TEXT CHECK ((end_reason IS NOT NULL) = (kind = 'settle')),
+    first_token_ms INTEGER,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    org_name TEXT,
+    project_name TEXT,
+    key_name TEXT,
+    end_user TEXT,
+    tags TEXT,
+    request_sha256 BLOB CHECK (length(request_sha256) = 32),
+    weights_sha256 BLOB CHECK (length(weights_sha256) = 32),
+    counted TEXT,
+    credit_picos INTEGER NOT NULL DEFAULT 0 CHECK (
+        (credit_picos <> 0) = (kind IN ('grant', 'expire', 'correct', 'refund'))),
+    expires_ms INTEGER CHECK (expires_ms IS NULL OR kind = 'grant'),
+    note TEXT,
+    deadline_ms INTEGER,
+    wait_ms INTEGER CHECK (wait_ms IS NULL OR (wait_ms >= 0 AND kind = 'settle')),
+    gap_us INTEGER CHECK (gap_us IS NULL OR (gap_us >= 0 AND wait_ms IS NOT NULL))
+) STRICT;
+INSERT INTO transfers_4 SELECT *, NULL, NULL, NULL FROM transfers;
+DROP TABLE transfers;
+ALTER TABLE transfers_4 RENAME TO transfers;
+CREATE UNIQUE INDEX one_hold ON transfers (request_id) WHERE kind = 'hold';
+CREATE UNIQUE INDEX one_end ON transfers (request_id) WHERE kind IN ('settle', 'void');
+CREATE UNIQUE INDEX one_credit ON transfers (request_id) WHERE kind IN ('grant', 'correct');
+CREATE UNIQUE INDEX one_refund ON transfers (request_id) WHERE kind = 'refund';
+CREATE INDEX settled_by_org ON transfers (org_id, at_ms) WHERE kind = 'settle';
+CREATE TRIGGER transfers_no_update BEFORE UPDATE ON transfers BEGIN SELECT raise(ABORT, 'append only'); END;
+CREATE TRIGGER transfers_no_delete BEFORE DELETE ON transfers BEGIN SELECT raise(ABORT, 'append only'); END;
+";
+
 /// The columns of a [`super::row::Transfer`], in the order that reading and writing use.
 pub(super) const COLUMNS: &str = "seq, kind, request_id, at_ms, org_id, project_id, key_id, endpoint, model, tier,
  price_id, price_from_ms, price_uncached_input, price_cached_input, price_output, prompt_tokens, admitted_ms,
  held_picos, released_picos, uncached_input, cached_input, output, cost_uncached_input, cost_cached_input, cost_output,
  cost_picos, end_reason, first_token_ms, hash, org_name, project_name, key_name, end_user, tags, request_sha256,
- weights_sha256, counted, credit_picos, expires_ms, note";
+ weights_sha256, counted, credit_picos, expires_ms, note, deadline_ms, wait_ms, gap_us";

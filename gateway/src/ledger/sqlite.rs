@@ -207,6 +207,9 @@ impl Store for SqliteStore {
             row.credit.0,
             row.expires_ms,
             row.note,
+            row.deadline_ms(),
+            row.pace.map(|pace| pace.wait_ms),
+            row.pace.and_then(|pace| pace.gap_us),
         ])?;
         self.keep_open(row)?;
         let mut insert = self.db.prepare_cached(
@@ -341,7 +344,7 @@ impl SqliteStore {
             Kind::Settle | Kind::Void => {
                 self.db.prepare_cached("DELETE FROM open_holds WHERE request_id = ?1")?.execute([id])
             }
-            Kind::Grant | Kind::Expire | Kind::Correct => Ok(0),
+            Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => Ok(0),
         }
         .map(drop)
     }

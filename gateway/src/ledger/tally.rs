@@ -35,7 +35,7 @@ impl Tally {
                 let hour = self.open.remove(&row.request_id).map_or(hour, |(hour, _, _)| hour);
                 self.spend(row, hour);
             }
-            Kind::Grant | Kind::Expire | Kind::Correct => self.credit(row),
+            Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => self.credit(row),
         }
     }
 

@@ -8,6 +8,7 @@ mod credits;
 mod faults;
 mod periods;
 mod properties;
+mod refunds;
 mod reports;
 
 fn price() -> PriceVersion {
@@ -56,11 +57,12 @@ fn details() -> Details {
         tags: Tags::new([tag]),
         request_sha256: Some([7; 32]),
         weights_sha256: Some([9; 32]),
+        deadline_ms: None,
     }
 }
 
 fn settlement(id: &str, tokens: Tokens) -> Settlement {
-    let timings = Timings { first_token_ms: Some(1_500) };
+    let timings = Timings { first_token_ms: Some(1_500), ..Timings::default() };
     Settlement { request_id: id.to_owned(), tokens, end: EndReason::Finished, at_ms: 2_000, timings }
 }
 

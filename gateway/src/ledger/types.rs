@@ -105,6 +105,17 @@ pub struct Settlement {
 pub struct Timings {
     /// First token sent, Unix milliseconds.
     pub first_token_ms: Option<u64>,
+    /// How fast the answer came.
+    pub pace: Option<Pace>,
+}
+
+/// How fast an answer came, as far as it was the server's doing: time in which its reader took nothing is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From the request's arrival to its first token, or to the end where it was waited for in vain, milliseconds.
+    pub wait_ms: u32,
+    /// Mean time between two tokens of a choice, microseconds; `None` with fewer than two.
+    pub gap_us: Option<u32>,
 }
 
 /// Why a billed request ended.
@@ -114,8 +125,10 @@ pub enum EndReason {
     Finished,
     /// The client went away.
     Disconnected,
-    /// A deadline passed.
+    /// A deadline of the server passed.
     Timeout,
+    /// The deadline that was promised passed.
+    Late,
     /// Something broke after content was sent.
     Error,
     /// A budget was used up.
@@ -127,15 +140,22 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    const ALL: [EndReason; 7] = [
+    const ALL: [EndReason; 8] = [
         EndReason::Finished,
         EndReason::Disconnected,
         EndReason::Timeout,
+        EndReason::Late,
         EndReason::Error,
         EndReason::Budget,
         EndReason::Shutdown,
         EndReason::Recovered,
     ];
+
+    /// Whether a promised deadline was missed that way. Neither a client that goes away nor an empty budget is the
+    /// server's doing.
+    pub(super) fn breaks_deadline(self) -> bool {
+        matches!(self, Self::Late | Self::Error | Self::Shutdown | Self::Recovered)
+    }
 
     /// The spelling in ledger and exports.
     pub fn as_str(self) -> &'static str {
@@ -143,6 +163,7 @@ impl EndReason {
             EndReason::Finished => "finished",
             EndReason::Disconnected => "disconnected",
             EndReason::Timeout => "timeout",
+            EndReason::Late => "late",
             EndReason::Error => "error",
             EndReason::Budget => "budget",
             EndReason::Shutdown => "shutdown",

@@ -5,7 +5,11 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, Rows};
+use rusqlite::Connection;
+
+mod cursor;
+
+use cursor::EntryCursor;
 
 use super::details::Details;
 use super::export::focus::{Focus, lint::Lint};
@@ -121,6 +125,8 @@ struct Audit {
     /// Given back for leases.
     rebates: i128,
     tokens: u64,
+    /// What the next row has to give back, and for which request.
+    owed: Option<(String, Picos)>,
     tally: Tally,
 }
 
@@ -151,10 +157,14 @@ impl Audit {
             let row = reader::transfer(row)?;
             let entries = lines.take(row.seq)?;
             self.check_row(&row, &entries);
+            self.check_refund(&row);
             self.tally.observe(&row);
-            if !matches!(row.kind, Kind::Grant | Kind::Expire | Kind::Correct) {
+            if !matches!(row.kind, Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund) {
                 self.check_life(&row);
             }
+        }
+        if let Some((id, owed)) = &self.owed {
+            self.report.problem(format!("{owed} USD of request {id:?} are not given back"));
         }
         if let Some((seq, _)) = lines.next {
             self.report.problem(format!("entries of row {seq} have no row"));
@@ -209,10 +219,21 @@ impl Audit {
         let change = i128::from(row.held.0) - i128::from(row.released.0) + i128::from(row.cost.total.0)
             - i128::from(row.credit.0);
         self.credited += i128::from(row.credit.0);
-        if row.facts.is_holding() {
+        if row.facts.is_holding() || row.kind == Kind::Refund {
             self.rebates += i128::from(row.credit.0);
         }
         *self.orgs.entry(row.facts.org_id.clone()).or_default() += change;
+    }
+
+    /// A bill that breaks a promised deadline is given back in the next row, and nothing else is.
+    fn check_refund(&mut self, row: &Transfer) {
+        let owed = self.owed.take();
+        let given = (row.kind == Kind::Refund).then(|| (row.request_id.clone(), row.credit));
+        if owed != given {
+            self.report
+                .problem(format!("row {}: owed as a refund was {owed:?}, given is {given:?}", row.seq));
+        }
+        self.owed = Some((row.request_id.clone(), row.owed())).filter(|(_, owed)| *owed > Picos::ZERO);
     }
 
     /// A hold comes first and once, extensions while it is open, one end that releases all of it.
@@ -268,7 +289,7 @@ impl Audit {
                     report.problem(format!("row {seq}: a void that bills"));
                 }
             }
-            Kind::Hold | Kind::Extend | Kind::Grant | Kind::Expire | Kind::Correct => {}
+            Kind::Hold | Kind::Extend | Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => {}
         }
     }
 
@@ -361,36 +382,5 @@ impl Audit {
         }
         lint.problems.into_iter().for_each(|problem| self.report.problem(problem));
         Ok(())
-    }
-}
-
-/// Entries in row order, handed out row by row.
-struct EntryCursor<'a> {
-    rows: Rows<'a>,
-    next: Option<(i64, Entry)>,
-}
-
-impl<'a> EntryCursor<'a> {
-    fn new(rows: Rows<'a>) -> rusqlite::Result<Self> {
-        let mut cursor = Self { rows, next: None };
-        cursor.advance()?;
-        Ok(cursor)
-    }
-
-    fn advance(&mut self) -> rusqlite::Result<Option<(i64, Entry)>> {
-        let next = match self.rows.next()? {
-            Some(row) => Some((row.get(0)?, Entry { account: row.get(1)?, amount: Picos(row.get(2)?) })),
-            None => None,
-        };
-        Ok(std::mem::replace(&mut self.next, next))
-    }
-
-    /// The entries of row `seq`; those of rows before it have no row and stay in front, to be reported.
-    fn take(&mut self, seq: i64) -> rusqlite::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        while self.next.as_ref().is_some_and(|(at, _)| *at == seq) {
-            entries.extend(self.advance()?.map(|(_, entry)| entry));
-        }
-        Ok(entries)
     }
 }

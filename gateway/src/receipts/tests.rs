@@ -17,6 +17,7 @@ fn evidence() -> Evidence {
         settled_at: "2026-11-24T05:46:07.000Z".to_owned(),
         request_sha256: Some([7; 32]),
         weights_sha256: None,
+        refunded: Picos::ZERO,
         sequence: 2,
         previous_sha256: hex(&[1; 32]),
         row_sha256: hex(&[2; 32]),

@@ -7,6 +7,7 @@ use engine::{
     Engine, Grammar, GrammarError, GrammarSource, Request, SamplingParams, Stop, SubmitError, Tier,
 };
 
+use super::demand::{Demand, Expected, PriceError};
 use super::funds::Funds;
 use super::inflight::Opening;
 use super::streams::Streams;
@@ -57,6 +58,8 @@ pub struct Job {
     pub tier: Tier,
     /// Set for a line of a batch.
     pub batch: Option<BatchJob>,
+    /// What the caller demands beside the answer.
+    pub demand: Demand,
     /// The lease that it uses; found at admission.
     pub lease: Option<Arc<Lease>>,
     /// Signs a receipt once it is billed, where one is wanted.
@@ -120,6 +123,17 @@ pub enum AdmitError {
     /// The form cannot be compiled.
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    /// The deadline cannot be kept.
+    #[error("wanted within {wanted:?}, expected in {expected:?}")]
+    Deadline {
+        /// What the caller demands.
+        wanted: Duration,
+        /// What can be expected.
+        expected: Expected,
+    },
+    /// The caller offers too little.
+    #[error(transparent)]
+    Price(#[from] PriceError),
     /// No price for the model: it cannot be sold.
     #[error("no price is in force for model {0}")]
     NoPrice(String),
@@ -184,20 +198,17 @@ impl Serving {
             prompts.push(prompt.tokenise(engine).await?);
         }
         let allowance = self.allowances.of(&job.identity.key_id, &engine.card().id);
-        let plan = Plan::new(&prompts, &job, engine.context_len(), allowance);
+        let mut plan = Plan::new(&prompts, &job, engine.context_len(), allowance);
         let tokens = plan.prompt_total().saturating_add(plan.covered);
         let reservation = match job.batch {
             None => Some(self.reserve(engine, &mut job, &plan, tokens).await?),
             Some(_) => None,
         };
-        let price = self
-            .rates
-            .at(&engine.card().id, job.billed(), unix_ms())
-            .ok_or_else(|| AdmitError::NoPrice(engine.card().id.clone()))?;
+        let price = self.price(engine, job.billed())?;
+        self.check_demand(engine, job.ask(), &mut plan, &price)?;
         let funds = Funds::new(price.clone(), &plan, self.options.output_minimum)?;
-        let amount = funds.amount()?;
+        let hold = hold_request(&job, engine, &plan, &price, funds.amount()?);
         let streams = self.submit(engine, prompts, &job, &plan, grammar.as_ref())?;
-        let hold = hold_request(&job, engine, &plan, &price, amount);
         let mut flight =
             InFlight::new(Opening { serving: Arc::clone(self), job, plan, funds, reservation, streams });
         flight.open(hold, || self.queue_timeout(engine)).await?;

@@ -25,6 +25,11 @@ impl Funds {
         Ok(Self { price, prompt_cost, covered: plan.covered, least, limit: plan.output_limit() })
     }
 
+    /// The prices that it is paid at.
+    pub(super) fn price(&self) -> &PriceVersion {
+        &self.price
+    }
+
     /// The model that is paid for.
     pub(super) fn model(&self) -> &str {
         &self.price.model

@@ -5,26 +5,28 @@
 //! guard, and the guard ends the three exactly once.
 
 mod journal;
+mod waiting;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::{Event, Finish, FinishReason, Tier};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::admission::{AdmitError, Job, Plan};
 use super::checkpoint::Checkpoints;
 use super::delivery::Delivery;
 use super::funds::Funds;
 use super::meter::Meter;
+use super::pace::Stopwatch;
 use super::step::{Cause, Receipt, Step};
 use super::streams::Streams;
 use super::{Phase, Serving, unix_ms};
 use crate::ledger::{EndReason, HoldRequest, LedgerError, Settlement, Timings};
 use crate::limits::Reservation;
-use crate::money::{MoneyError, Tokens};
+use crate::money::{MoneyError, PriceVersion, Tokens};
 use crate::receipts::Receipt as Signed;
-use crate::slo::Target;
+use waiting::during;
 
 /// Everything a guard begins with.
 pub(super) struct Opening {
@@ -57,6 +59,7 @@ pub struct InFlight {
     /// The receipt of what was billed, where one is wanted.
     signed: Option<Box<Signed>>,
     last_delta: Option<Instant>,
+    watch: Stopwatch,
     first_token_ms: Option<u64>,
 }
 
@@ -74,6 +77,7 @@ impl InFlight {
             ended: false,
             signed: None,
             last_delta: None,
+            watch: Stopwatch::new(job.arrived, streams.len()),
             first_token_ms: None,
             serving,
             job,
@@ -96,19 +100,28 @@ impl InFlight {
         let funds = &mut self.funds;
         let held = async { funds.hold(&ledger, hold).await.map_err(AdmitError::Hold) };
         let usual = self.serving.options.queue_wait;
-        let wait =
-            self.job.batch.map_or(usual, |batch| batch.until.saturating_duration_since(Instant::now()));
+        let own = self.job.batch.map(|batch| batch.until.saturating_duration_since(Instant::now()));
+        let left = match self.job.deadline(self.serving.options.request_deadline, Duration::ZERO) {
+            (promised, Cause::Late) => promised.saturating_duration_since(Instant::now()),
+            _ => Duration::MAX,
+        };
+        let (usual, is_late) = (own.unwrap_or(usual), left < own.unwrap_or(usual));
+        let refusal = || if is_late { AdmitError::Cut(Cause::Late) } else { queue_timeout() };
+        let wait = usual.min(left);
         let lifecycle = self.serving.lifecycle.clone();
         let streams = &mut self.streams;
         let begun = async {
             tokio::select! {
                 () = lifecycle.reached(Phase::Cut) => Err(AdmitError::Draining),
-                first = timeout(wait, streams.next()) => first.map_err(|_| queue_timeout()),
+                first = timeout(wait, streams.next()) => first.map_err(|_| refusal()),
             }
         };
         let result = futures::future::try_join(held, begun).await;
-        if let Err(AdmitError::Hold(_)) = result {
-            self.held = false;
+        match &result {
+            Err(AdmitError::Hold(_)) => self.held = false,
+            Err(AdmitError::QueueTimeout { .. }) => self.void(EndReason::Timeout),
+            Err(AdmitError::Cut(cause)) => self.void(cause.end()),
+            _ => {}
         }
         match result?.1 {
             (choice, Some(Event::Started { cached_tokens })) => self.meter.started(choice, cached_tokens),
@@ -132,6 +145,11 @@ impl InFlight {
         self.job.tier
     }
 
+    /// The prices that it is billed at.
+    pub fn price(&self) -> &PriceVersion {
+        self.funds.price()
+    }
+
     /// The request's id.
     pub fn request_id(&self) -> &str {
         &self.job.request_id
@@ -150,6 +168,13 @@ impl InFlight {
     /// The next thing to tell. After [`Step::Done`] or [`Step::Cut`] call [`settle`](Self::settle) or
     /// [`cut`](Self::cut).
     pub async fn next(&mut self) -> Step {
+        self.watch.asked(Instant::now());
+        let step = self.advance().await;
+        self.watch.told(Instant::now());
+        step
+    }
+
+    async fn advance(&mut self) -> Step {
         loop {
             let (choice, event) = match self.first.take() {
                 Some(first) => first,
@@ -166,7 +191,7 @@ impl InFlight {
     }
 
     async fn wait(&mut self) -> Result<(usize, Option<Event>), Step> {
-        during(&self.serving, &self.job, self.streams.next()).await
+        during(&self.serving, &self.job, self.watch.idle(), self.streams.next()).await
     }
 
     /// Waits for `work` as for the engine: until there is a heartbeat to tell, or the request must end.
@@ -174,7 +199,10 @@ impl InFlight {
     /// # Errors
     /// The step to tell meanwhile; `work` is dropped.
     pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Step> {
-        during(&self.serving, &self.job, work).await
+        self.watch.asked(Instant::now());
+        let done = during(&self.serving, &self.job, self.watch.idle(), work).await;
+        self.watch.told(Instant::now());
+        done
     }
 
     async fn observe(&mut self, choice: usize, event: Option<Event>) -> Option<Step> {
@@ -189,7 +217,7 @@ impl InFlight {
                     return Some(Step::Cut(cause));
                 }
                 self.meter.generated(choice, delta.tokens);
-                self.time_delta();
+                self.time_delta(choice, delta.tokens);
                 Some(Step::Delta(choice, delta))
             }
             Some(Event::Finished(finish)) => Some(self.finished(choice, finish)),
@@ -213,23 +241,19 @@ impl InFlight {
         }
     }
 
-    fn time_delta(&mut self) {
+    fn time_delta(&mut self, choice: usize, tokens: u32) {
         let now = Instant::now();
+        self.watch.piece(choice, tokens, now);
         let (metrics, tier) = (&self.serving.metrics, self.job.tier.index());
-        let promise = |target, took| {
-            self.serving.slo.note(self.job.tier, target, took, self.serving.monotonic_ms());
-        };
         match self.last_delta.replace(now) {
             None => {
                 self.first_token_ms = Some(unix_ms());
                 metrics.first_token.observe(now - self.job.arrived);
                 metrics.tier_first_token[tier].observe(now - self.job.arrived);
-                promise(Target::FirstToken, now - self.job.arrived);
             }
             Some(last) => {
                 metrics.next_token.observe(now - last);
                 metrics.tier_next_token[tier].observe(now - last);
-                promise(Target::NextToken, now - last);
             }
         }
     }
@@ -288,12 +312,16 @@ impl InFlight {
     }
 
     fn settlement(&self, tokens: Tokens, end: EndReason) -> Settlement {
-        let timings = Timings { first_token_ms: self.first_token_ms };
+        let timings = Timings { first_token_ms: self.first_token_ms, pace: self.watch.ended(end) };
         Settlement { request_id: self.job.request_id.clone(), tokens, end, at_ms: unix_ms(), timings }
     }
 
     fn void(&mut self, end: EndReason) {
-        if self.held {
+        let is_owed_an_account = self.job.lease.is_some() && self.watch.pace().is_none();
+        if let Some(_waited) = self.watch.ended(end).filter(|_| self.held && is_owed_an_account) {
+            // It costs nothing, but the lessee was promised something, so that it is kept how long it waited in vain.
+            self.serving.ledger.settle_detached(self.settlement(Tokens::default(), end));
+        } else if self.held {
             self.serving.ledger.void_detached(&self.job.request_id, unix_ms());
         }
         self.end(Tokens::default(), end);
@@ -316,6 +344,10 @@ impl InFlight {
             for choice in 0..self.streams.len() {
                 self.serving.allowances.note(key_id, model, self.meter.of(choice));
             }
+        }
+        if let Some(pace) = self.watch.ended(end) {
+            let lease = self.job.lease.as_deref();
+            self.serving.slo.note(self.job.tier, lease, pace, self.serving.monotonic_ms());
         }
         let duration = self.job.arrived.elapsed();
         self.serving.note_duration(duration);
@@ -342,25 +374,6 @@ impl InFlight {
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             "request ended"
         );
-    }
-}
-
-async fn during<T>(serving: &Serving, job: &Job, work: impl Future<Output = T>) -> Result<T, Step> {
-    let options = serving.options;
-    let deadline = job.batch.map_or(job.arrived + options.request_deadline, |batch| batch.until);
-    // A stream that always has something ready must not outrun these two.
-    if serving.lifecycle.phase() == Phase::Cut {
-        return Err(Step::Cut(Cause::Shutdown));
-    }
-    if Instant::now() >= deadline {
-        return Err(Step::Cut(Cause::Deadline));
-    }
-    tokio::select! {
-        biased;
-        done = work => Ok(done),
-        () = serving.lifecycle.reached(Phase::Cut) => Err(Step::Cut(Cause::Shutdown)),
-        () = sleep_until(deadline.into()) => Err(Step::Cut(Cause::Deadline)),
-        () = sleep(options.heartbeat) => Err(Step::Idle),
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Step {
 pub enum Cause {
     /// Its deadline passed.
     Deadline,
+    /// The deadline passed that its caller was promised.
+    Late,
     /// The server goes down.
     Shutdown,
     /// A budget is used up.
@@ -45,6 +47,7 @@ impl Cause {
     pub(super) fn end(&self) -> EndReason {
         match self {
             Cause::Deadline => EndReason::Timeout,
+            Cause::Late => EndReason::Late,
             Cause::Shutdown => EndReason::Shutdown,
             Cause::Budget(_) => EndReason::Budget,
             Cause::Ledger(_) | Cause::Engine(_) | Cause::Unjudged(_) => EndReason::Error,

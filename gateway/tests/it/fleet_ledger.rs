@@ -70,7 +70,7 @@ fn output(output: u32) -> Tokens {
 }
 
 pub(crate) fn settlement(id: &str, tokens: u32) -> Settlement {
-    let timings = Timings { first_token_ms: Some(6_500) };
+    let timings = Timings { first_token_ms: Some(6_500), ..Timings::default() };
     Settlement {
         request_id: id.to_owned(),
         tokens: output(tokens),

@@ -1,5 +1,7 @@
 //! Capacity that is sold ahead: from the offer to the bill, and through kills.
 
+mod crashes;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
@@ -10,9 +12,9 @@ use gateway::accounts::Identity;
 use gateway::capacity::{Capacity, Measured, Point};
 use gateway::civil::HOUR_MS;
 use gateway::config::{LeasesSection, LedgerSection};
-use gateway::leases::{Lease, Leases, Overflow, Party, Step};
+use gateway::leases::{Lease, Leases, Overflow, Party, Sla, Step};
 use gateway::ledger::{
-    Details, EndReason, HoldRequest, Ledger, Settlement, Timings, Tokens, balance, verify::verify,
+    Details, EndReason, HoldRequest, Ledger, Pace, Settlement, Timings, Tokens, balance, verify::verify,
 };
 use gateway::money::{Picos, PriceVersion};
 use serde_json::{Value, json};
@@ -47,7 +49,7 @@ fn config() -> Config {
 }
 
 /// As `spillway calibrate` would leave it: 100 tokens a second, of which a fifth is not sold.
-fn calibrated(dir: &Path) {
+pub(crate) fn calibrated(dir: &Path) {
     let point = Point {
         sequences: 4,
         input_tokens_per_second: 900.0,
@@ -225,8 +227,15 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
-/// A request of `output` tokens in `tier`, settled at `at_ms`.
-async fn serve(ledger: &Ledger, id: &str, tier: &str, lease: Option<&str>, output: u32, at_ms: u64) {
+/// A request of `output` tokens in `tier`, with so much time between them, settled at `at_ms`.
+async fn serve(
+    ledger: &Ledger,
+    id: &str,
+    tier: &str,
+    lease: Option<&str>,
+    (output, gap_us): (u32, Option<u32>),
+    at_ms: u64,
+) {
     let hold = HoldRequest {
         request_id: id.to_owned(),
         key_id: "key_1".to_owned(),
@@ -251,7 +260,9 @@ async fn serve(ledger: &Ledger, id: &str, tier: &str, lease: Option<&str>, outpu
     };
     ledger.hold(hold).await.expect("held");
     let tokens = Tokens { output, ..Tokens::default() };
-    let (request_id, end, timings) = (id.to_owned(), EndReason::Finished, Timings::default());
+    let pace = gap_us.map(|gap_us| Pace { wait_ms: 1, gap_us: Some(gap_us) });
+    let timings = Timings { pace, ..Timings::default() };
+    let (request_id, end) = (id.to_owned(), EndReason::Finished);
     ledger.settle(Settlement { request_id, tokens, end, at_ms, timings }).await.expect("settled");
 }
 
@@ -262,14 +273,16 @@ fn what_was_held_used_and_given_back_is_told_to_the_official_validator() {
     let (leases, ledger) = open(data.path(), now - 9 * HOUR_MS);
     runtime().block_on(async {
         for (id, span, units) in [("lease_a", (5, 4), 2), ("lease_b", (4, 40), 1)] {
-            let new = lease(&leases, id, span, units, now);
+            let mut new = lease(&leases, id, span, units, now);
+            let sla = &mut new.terms.sla;
+            (sla.inter_token_ms, sla.min_requests) = (50, 1);
             leases.grant(&ledger, &Identity::default(), new).await.expect("granted");
         }
         for ago in (0..=5).rev() {
             let at = now / HOUR_MS * HOUR_MS - ago * HOUR_MS + 20_000;
             leases.keep(&ledger, at).await.expect("kept");
-            serve(&ledger, &format!("f{ago}"), "flex", None, 4_000, at).await;
-            serve(&ledger, &format!("r{ago}"), "reserved", Some("lease_b"), 100, at).await;
+            serve(&ledger, &format!("f{ago}"), "flex", None, (4_000, None), at).await;
+            serve(&ledger, &format!("r{ago}"), "reserved", Some("lease_b"), (100, Some(90_000)), at).await;
         }
         leases.give_notice("lease_b", Party::Operator, now - 1).expect("taken back");
     });
@@ -298,6 +311,11 @@ fn what_was_held_used_and_given_back_is_told_to_the_official_validator() {
         credits.len() >= 4 && credits.iter().all(|line| line["BilledCost"].starts_with('-')),
         "{credits:?}"
     );
+    // Tokens came slowly in each of the four hours of `lease_b` that are over.
+    let missed = credits.iter().filter(|line| line["x_TokenType"] == "sla_credit");
+    let missed: Vec<_> =
+        missed.map(|line| (&line["CapacityReservationId"], line["BilledCost"].as_str())).collect();
+    assert_eq!(missed, vec![(&"lease_b".to_owned(), "-0.005"); 4]);
     let used = lines.iter().filter(|line| line["CapacityReservationStatus"] == "Used");
     assert_eq!(used.map(|line| line["CapacityReservationId"].as_str()).collect::<Vec<_>>(), ["lease_b"; 6]);
     let (failed, passed) = official_validator(path);
@@ -305,81 +323,4 @@ fn what_was_held_used_and_given_back_is_told_to_the_official_validator() {
     let unknown: Vec<_> = failed.iter().filter(|rule| !known(rule)).collect();
     assert!(unknown.is_empty(), "rules fail that are no known defects of the validator: {unknown:?}");
     assert!(passed >= 345, "only {passed} rules passed");
-}
-
-/// Leases in every state of their life, with days of hours that nobody has billed yet, as a server would find them that
-/// was away.
-fn history(dir: &Path, now: u64) -> i64 {
-    let (leases, ledger) = open(dir, now - 60 * HOUR_MS);
-    runtime().block_on(async {
-        let grant = |id, span, units| leases.grant(&ledger, payer(), lease(&leases, id, span, units, now));
-        grant("ended", (50, 40), 2).await.expect("granted");
-        grant("active", (45, 100), 3).await.expect("granted");
-        grant("given_up", (30, 100), 1).await.expect("granted");
-        grant("taken_back", (20, 100), 1).await.expect("granted");
-        let mut to_come = lease(&leases, "to_come", (0, 12), 5, now);
-        for ms in [&mut to_come.steps[0].at_ms, &mut to_come.end_ms, &mut to_come.agreed_end_ms] {
-            *ms += 24 * HOUR_MS;
-        }
-        leases.grant(&ledger, payer(), to_come).await.expect("granted");
-        let hour = now / HOUR_MS * HOUR_MS;
-        leases.give_notice("given_up", Party::Holder, hour - 11 * HOUR_MS).expect("given up");
-        leases.give_notice("taken_back", Party::Operator, hour - 11 * HOUR_MS).expect("taken back");
-    });
-    ledger.close();
-    // Hours that have begun: 40 of two, 46 of three, 20 and 10 of one (the hour of the notice has begun).
-    (40 * 2 + 46 * 3 + 20 + 10) * UNIT_HOUR
-}
-
-fn payer() -> &'static Identity {
-    static PAYER: std::sync::OnceLock<Identity> = std::sync::OnceLock::new();
-    PAYER.get_or_init(Identity::default)
-}
-
-#[test]
-fn killed_servers_bill_each_hour_once() {
-    let seed = seed(0x1EA5_E001);
-    let mut rng = Rng::new(seed);
-    let (data, config) = (data_folder(), config());
-    calibrated(data.path());
-    let now = now_ms();
-    let billed = history(data.path(), now);
-    assert_eq!(balance(data.path(), "org_1").expect("a balance").spent, Picos::ZERO);
-    std::fs::write(data.path().join("test.toml"), config.render()).expect("write the configuration");
-    for _ in 0..trials(5) {
-        let mut again = command(data.path());
-        again.arg("serve").arg("--config").arg(data.path().join("test.toml"));
-        let started = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut started = started.expect("start spillway");
-        let before = balance(data.path(), "org_1").expect("a balance").spent;
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        // The moment is the point of the trial: once it has begun to catch up, where there is anything left.
-        while before.0 < billed
-            && balance(data.path(), "org_1").expect("a balance").spent == before
-            && std::time::Instant::now() < deadline
-        {
-            thread::sleep(Duration::from_millis(2));
-        }
-        thread::sleep(Duration::from_millis(rng.between(0, 60)));
-        started.kill().expect("kill -9");
-        started.wait().expect("reap");
-        let report = verify(data.path()).expect("a ledger");
-        assert!(report.is_ok(), "seed {seed:#x}: {report}");
-        assert!(balance(data.path(), "org_1").expect("a balance").spent.0 <= billed + 4 * UNIT_HOUR);
-    }
-    let server = Server::start_in(data.clone(), &config);
-    let begun = i64::try_from(now_ms() / HOUR_MS - now / HOUR_MS).expect("few hours");
-    // Where an hour began during the test, the active lease was billed for it, too.
-    let (spent, to_hold) = (billed + begun * 3 * UNIT_HOUR, (54 - begun) * 3 + 12 * 5);
-    eventually("all hours are billed and the rest is free", || {
-        let balance = balance(data.path(), "org_1").expect("a balance");
-        (balance.spent, balance.held) == (Picos(spent), Picos(to_hold * UNIT_HOUR))
-    });
-    // A tenth of the 90 hours that were taken back; nothing was resold.
-    eventually("what was taken back is paid", || {
-        balance(data.path(), "org_1").expect("a balance").credited == Picos(9 * UNIT_HOUR)
-    });
-    server.verify();
-    let holdings = server.export().iter().filter(|row| row.raw["service_tier"] == "lease").count();
-    assert_eq!(i64::try_from(holdings).expect("few"), 40 + 46 + 20 + 10 + begun);
 }

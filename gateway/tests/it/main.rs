@@ -17,6 +17,7 @@ mod clients;
 mod completions;
 mod corpus;
 mod crash;
+mod demands;
 mod device;
 mod drain;
 mod embeddings;

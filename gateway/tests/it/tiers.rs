@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Config, KeyOptions, Server, chat};
+use crate::support::{Config, KeyOptions, Server, chat, eventually, model_id};
 
 #[test]
 fn the_tier_that_serves_is_named_billed_and_counted() {
@@ -83,4 +83,56 @@ fn missed_targets_are_counted_and_burn() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     assert!(!metrics.contains("tier=\"priority\",target=\"first_token\""), "nothing was promised");
+}
+
+#[test]
+fn the_flex_price_follows_what_is_free_and_is_billed_as_told() {
+    // Four places and one step: with all free flex costs the floor, with one the cap.
+    let config = Config::new().with("engine", "max_num_seqs", "4").with("spot", "steps", "1").with(
+        "spot",
+        "model",
+        &format!("[{{ id = {:?}, floor_percent = 20, cap_percent = 90 }}]", model_id()),
+    );
+    let server = Server::start(&config);
+    let key = server.key(KeyOptions { project: "spot", ..KeyOptions::default() });
+    let ask = |word: &str| {
+        let reply = server
+            .chat(&key, &chat(word, json!({"max_tokens": 3, "ignore_eos": true, "service_tier": "flex"})));
+        let told = reply.header("x-price-usd-per-million").expect("the price").to_owned();
+        let version = reply.header("x-price-version").expect("the price version").to_owned();
+        reply.ok();
+        let row = server.row(reply.header("x-request-id").expect("an id"));
+        assert_eq!(row.raw["price_version"], version);
+        assert_eq!(
+            row.raw["output_usd_per_million"].as_str().map(|usd| format!("output={usd}")),
+            told.rsplit(", ").next().map(str::to_owned)
+        );
+        (told, row)
+    };
+    let check = |percent: i128, (told, row): (String, crate::support::Row), expected: &str| {
+        assert_eq!(told, expected);
+        let (uncached, cached) = (row.usage.prompt - row.usage.cached, row.usage.cached);
+        let whole = i128::from(uncached) * 100_000
+            + i128::from(cached) * 50_000
+            + i128::from(row.usage.completion) * 400_000;
+        assert_eq!(row.cost_picos * 100, whole * percent);
+    };
+    check(20, ask("One"), "uncached_input=0.02, cached_input=0.01, output=0.08");
+    let long = json!({"max_tokens": 1_900, "n": 3, "ignore_eos": true, "stream": true});
+    // Where the machine was away meanwhile, the three have ended.
+    let mut risen = (0..20).map(|turn| {
+        let mut busy = server.events(&key, &chat(&format!("Go on {turn}."), long.clone()));
+        busy.next().expect("an event").expect("an event");
+        ask(&format!("Two {turn}"))
+    });
+    let risen = risen.find(|(told, _)| told.ends_with("output=0.36"));
+    check(90, risen.expect("the price rises"), "uncached_input=0.09, cached_input=0.045, output=0.36");
+    eventually("all places are free", || server.running() == 0);
+    check(20, ask("Three"), "uncached_input=0.02, cached_input=0.01, output=0.08");
+    let other = server.chat(&key, &chat("Four", json!({"max_tokens": 2})));
+    assert_eq!(
+        other.header("x-price-usd-per-million"),
+        Some("uncached_input=0.1, cached_input=0.05, output=0.4")
+    );
+    server.verify();
 }

@@ -1,5 +1,7 @@
 //! Errors of lower modules as refusals.
 
+use std::time::Duration;
+
 use engine::SubmitError;
 use serde_json::json;
 
@@ -13,7 +15,7 @@ use crate::ledger::{BudgetShortage, CreditShortage, HoldError, LedgerError};
 use crate::limits::{LimitError, LimitKind};
 use crate::money::Picos;
 use crate::responses::StoreError;
-use crate::serving::{AdmitError, Cause, TierError, tier_names};
+use crate::serving::{AdmitError, Cause, Expected, PriceError, TierError, tier_names};
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
@@ -258,6 +260,8 @@ impl From<AdmitError> for ApiError {
             AdmitError::Grammar(error) => {
                 Self::new(Code::InvalidSchema, format!("The schema or grammar cannot be used: {error}."))
             }
+            AdmitError::Deadline { wanted, expected } => too_soon(wanted, expected),
+            AdmitError::Price(error) => too_cheap(&error),
             AdmitError::NoPrice(model) => server_error(&format!("no price is in force for model {model}")),
             AdmitError::Money(error) => server_error(&error.to_string()),
             AdmitError::Submit { source, retry_after_ms } => submit(source, retry_after_ms),
@@ -271,6 +275,34 @@ impl From<AdmitError> for ApiError {
             AdmitError::Internal(reason) => server_error(&reason),
         }
     }
+}
+
+/// A deadline that cannot be kept. The next quarter of a second is told, so that asking for it is not asking too little.
+fn too_soon(wanted: Duration, expected: Expected) -> ApiError {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let possible = (ms(expected.total()) / 250 + 2) * 250;
+    let seconds = possible as f64 / 1e3;
+    let message = format!(
+        "The answer cannot be there within {} ms: it would take about {} ms. Nothing was charged. Ask with a 'deadline' of \
+         {seconds} s or more, for fewer tokens, or in a higher service tier.",
+        ms(wanted),
+        ms(expected.total()),
+    );
+    ApiError::param(Code::DeadlineTooSoon, "deadline", message).details(json!({
+        "deadline_ms": ms(wanted), "expected_wait_ms": expected.wait_ms, "expected_run_ms": expected.run_ms,
+        "accepted_deadline": seconds,
+    }))
+}
+
+fn too_cheap(error: &PriceError) -> ApiError {
+    let PriceError { offered, needed, tokens } = error;
+    let message = format!(
+        "The request may cost {needed} USD, which is more than its 'max_price' of {offered}. Offer that much, or ask for at \
+         most {tokens} output tokens a choice."
+    );
+    ApiError::param(Code::PriceTooLow, "max_price", message).details(json!({
+        "max_price_usd": offered.to_usd(), "accepted_max_price_usd": needed.to_usd(), "accepted_max_tokens": tokens,
+    }))
 }
 
 /// The guaranteed rate of a lease that does not overflow.
@@ -324,6 +356,11 @@ impl From<Cause> for ApiError {
                 "The request was not finished within the server's deadline. Ask for fewer tokens or try again.",
             )
             .retry_after_ms(1_000),
+            Cause::Late => Self::param(
+                Code::DeadlineMissed,
+                "deadline",
+                "The answer was not finished within the request's deadline. What was charged for it is given back.",
+            ),
             Cause::Shutdown => shutting_down(),
             Cause::Budget(error) => error.into(),
             Cause::Ledger(reason) => ledger_unavailable(&reason),

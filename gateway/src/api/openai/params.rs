@@ -1,5 +1,7 @@
 //! The fields that chat and text completions share.
 
+use std::time::Duration;
+
 use engine::{Stop, Tier};
 use serde_json::{Map, Value};
 
@@ -10,10 +12,15 @@ use crate::api::fields::{Fields, array_of, decimal_of, integer_of, invalid, stri
 use crate::api::generation::{Format, Generation, Sampling};
 use crate::api::json::Json;
 use crate::config::Limits;
+use crate::money::Picos;
+use crate::serving::Demand;
 
 /// Longest name of a model.
 pub const MAX_MODEL_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 64;
+const MIN_DEADLINE_S: f64 = 0.001;
+const MAX_DEADLINE_S: f64 = 86_400.0;
+const MAX_PRICE_BYTES: usize = 40;
 const MAX_METADATA_KEY_BYTES: usize = 64;
 const MAX_METADATA_VALUE_BYTES: usize = 512;
 
@@ -33,7 +40,7 @@ impl Common {
         let model = fields.required("model", model)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let options = stream_options(fields, stream)?;
-        let tier = service_tier(fields)?;
+        let (tier, demand) = (service_tier(fields)?, demand(fields)?);
         store(fields)?;
         // Prefixes are cached for every request; the key is a routing hint that one server has no use for.
         fields.string("prompt_cache_key", 1_024)?;
@@ -45,6 +52,7 @@ impl Common {
             n: fields.count("n", 1, limits.max_n)?.unwrap_or(1),
             stream,
             tier,
+            demand,
             sampling: sampling(fields, limits)?,
             stop: stop(fields, limits)?,
             user: safety_identifier.or(user),
@@ -123,6 +131,18 @@ pub fn service_tier(fields: &mut Fields) -> ApiResult<Option<Tier>> {
             ApiError::param(Code::UnsupportedValue, "service_tier", message)
         }),
     }
+}
+
+/// Takes `deadline`, in seconds from the request's arrival, and `max_price`, in USD for the whole request.
+pub fn demand(fields: &mut Fields) -> ApiResult<Demand> {
+    let deadline = fields.decimal("deadline", MIN_DEADLINE_S, MAX_DEADLINE_S)?;
+    let max_price = fields.string("max_price", MAX_PRICE_BYTES)?.map(|text| {
+        let price = Picos::parse_usd(&text).ok().filter(|price| *price > Picos::ZERO);
+        price.ok_or_else(|| {
+            invalid("max_price", "expected USD as a decimal string above zero, such as \"0.002\"")
+        })
+    });
+    Ok(Demand { deadline: deadline.map(Duration::from_secs_f32), max_price: max_price.transpose()? })
 }
 
 fn store(fields: &mut Fields) -> ApiResult<()> {

@@ -29,6 +29,13 @@ macro_rules! generating {
             /// `default`, `flex`, `priority`, `scale`, `auto` and their synonyms.
             #[schema(max_length = 64)]
             pub service_tier: Option<String>,
+            /// Seconds from the request's arrival until the whole answer has to be there. What cannot be kept is refused at once;
+            /// what is missed ends there and costs nothing.
+            #[schema(minimum = 0.001, maximum = 86400)]
+            pub deadline: Option<f64>,
+            /// Most that the request may cost, USD as a decimal string. It bounds the output where nothing else does.
+            #[schema(max_length = 40)]
+            pub max_price: Option<String>,
             /// Pairs that the answer gives back and reports can be grouped by.
             pub metadata: Option<HashMap<String, String>>,
             /// A label; changes nothing.

@@ -86,6 +86,29 @@ pub struct LeaseTerms {
     pub rebate_percent: u32,
     /// Part of the price of hours that the operator takes back which is given as credit.
     pub reclaim_credit_percent: u32,
+    /// How fast answers are to come; null: nothing is promised.
+    #[schema(required)]
+    pub sla: Option<LeaseSla>,
+}
+
+/// How fast answers under a lease are to come, and what comes back otherwise. Each clock hour (UTC) is judged by itself, by the
+/// requests that ended in it.
+#[derive(ToSchema)]
+pub struct LeaseSla {
+    /// Most time from a request's arrival to its first token; null: nothing is promised.
+    #[schema(required)]
+    pub first_token_ms: Option<u32>,
+    /// Most mean time between two tokens of an answer; null: nothing is promised.
+    #[schema(required)]
+    pub inter_token_ms: Option<u32>,
+    /// Parts of a thousand of the requests that are to keep a target.
+    pub objective_permille: u32,
+    /// Length of what is judged.
+    pub window_hours: u32,
+    /// Requests below which an hour is not judged.
+    pub min_requests: u32,
+    /// Part of the hour's holding price that comes back as credit, once, where any target was missed.
+    pub credit_percent: u32,
 }
 
 /// Prices of the tier `reserved`, USD per 1M tokens as decimal strings.
@@ -202,6 +225,26 @@ pub struct LeaseUse {
     pub rebate_usd: String,
 }
 
+/// Requests, and how many of them missed a target.
+#[derive(ToSchema)]
+pub struct LeaseEvents {
+    /// All that were counted; none where nothing is promised.
+    pub requests: u64,
+    /// Those above the target.
+    pub missed: u64,
+}
+
+/// How the targets were kept over the hours counted in `use`.
+#[derive(ToSchema)]
+pub struct LeaseTargets {
+    /// Time to the first token.
+    pub first_token: LeaseEvents,
+    /// Time between tokens.
+    pub inter_token: LeaseEvents,
+    /// What came back for hours in which one was missed, USD as a decimal string.
+    pub credit_usd: String,
+}
+
 /// A lease.
 #[derive(ToSchema)]
 #[schema(as = Lease)]
@@ -246,6 +289,8 @@ pub struct LeaseObject {
     pub holding: LeaseHolding,
     /// What became of it.
     pub r#use: LeaseUse,
+    /// How its targets were kept.
+    pub targets: LeaseTargets,
     /// What the operator owes for hours taken back, USD as a decimal string.
     pub reclaim_credit_usd: String,
 }

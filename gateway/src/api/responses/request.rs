@@ -88,6 +88,7 @@ fn answer(mut fields: Fields, limits: &Limits, stream: bool, background: bool) -
     generation.stream = stream;
     generation.metadata = params::metadata(&mut fields, limits.max_metadata)?;
     generation.tier = params::service_tier(&mut fields)?;
+    generation.demand = params::demand(&mut fields)?;
     wanted.obfuscate = stream_options(&mut fields, generation.stream)?;
     // A bound for tools that run on the server; there are none, so every bound is kept.
     let max_tool_calls = fields.count("max_tool_calls", 1, i32::MAX as u32)?;

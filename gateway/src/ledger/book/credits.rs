@@ -68,6 +68,26 @@ impl Book {
         Ok(seq)
     }
 
+    /// Gives back what a request cost whose promised deadline was missed; it is called once, when the request is billed.
+    pub(super) fn refund(&mut self, store: &mut dyn Store, billed: &Transfer) -> StoreResult<()> {
+        let amount = billed.owed();
+        if amount == Picos::ZERO {
+            return Ok(());
+        }
+        let row = Transfer {
+            details: billed.details.clone(),
+            credit: amount,
+            note: billed.note.clone(),
+            ..self.blank(Kind::Refund, &billed.request_id, billed.at_ms, &billed.facts)
+        };
+        let org_id = billed.facts.org_id.as_str();
+        let spent = self.spent(store, org_id, billed.at_ms)?;
+        let row = self.append(store, row)?;
+        let changed = self.purse(store, org_id)?.grant(row.seq, amount, None, spent);
+        store.add_credited(org_id, amount.0)?;
+        changed.iter().try_for_each(|grant| store.put_grant(org_id, grant))
+    }
+
     /// Ends every grant past its time, of all organisations.
     pub(in crate::ledger) fn expire_all(
         &mut self,

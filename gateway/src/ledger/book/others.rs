@@ -28,7 +28,9 @@ impl Book {
                 }
                 self.purses.remove(&row.facts.org_id);
             }
-            Kind::Grant | Kind::Expire | Kind::Correct => drop(self.purses.remove(&row.facts.org_id)),
+            Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => {
+                drop(self.purses.remove(&row.facts.org_id))
+            }
         }
         self.head = Head { seq: row.seq, at_ms: row.at_ms, hash: row.hash };
         Ok(())
@@ -52,7 +54,7 @@ impl Book {
                 self.balances.end(store, &row.facts, hold.at_ms, row.released, row.cost.total)?;
                 self.spend(store, &row.facts.org_id, row.cost.total)?;
             }
-            Kind::Grant | Kind::Expire | Kind::Correct => self.replay_credit(store, row)?,
+            Kind::Grant | Kind::Expire | Kind::Correct | Kind::Refund => self.replay_credit(store, row)?,
         }
         self.head = Head { seq: row.seq, at_ms: row.at_ms, hash: row.hash };
         Ok(())

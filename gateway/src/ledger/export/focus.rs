@@ -12,7 +12,7 @@ use super::{ExportError, LineError, Lines, Request};
 use crate::civil;
 use crate::config::Reports;
 use crate::ledger::details::Tags;
-use crate::ledger::row::{Charge, Kind, Transfer};
+use crate::ledger::row::{Charge, Kind, SLA, Transfer};
 use crate::ledger::types::LedgerError;
 use crate::money::Picos;
 
@@ -22,8 +22,10 @@ pub(in crate::ledger) mod lint;
 pub(in crate::ledger) use columns::invoice_id;
 
 const HOUR_MS: u64 = 3_600_000;
-/// Class of what is given back.
+/// Classes of what is given back: for idle capacity or hours taken back, for a missed target, for a missed deadline.
 const REBATE: &str = "rebate";
+const SLA_CREDIT: &str = "sla_credit";
+const REFUND: &str = "refund";
 
 /// What a line is about, within its hour; lines are in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,14 +52,14 @@ enum Category {
     Usage,
     /// The holding of capacity.
     Purchase,
-    /// What is given back for a lease.
+    /// What is given back.
     Credit,
 }
 
 impl Category {
     fn of(row: &Transfer) -> Self {
         match row.kind {
-            Kind::Grant => Self::Credit,
+            Kind::Grant | Kind::Refund => Self::Credit,
             _ if row.facts.is_holding() => Self::Purchase,
             _ => Self::Usage,
         }
@@ -116,7 +118,7 @@ impl<'a> Focus<'a> {
         let (tags, tags_omitted) = self.tags_of(row);
         let used = row.charges().into_iter().filter(|charge| charge.tokens > 0);
         let given = (row.credit > Picos::ZERO).then(|| Charge {
-            class: REBATE,
+            class: given_class(row),
             tokens: 0,
             price: Picos::ZERO,
             cost: Picos(-row.credit.0),
@@ -165,6 +167,14 @@ fn hour_of(row: &Transfer) -> u64 {
     row.at_ms - row.at_ms % HOUR_MS
 }
 
+fn given_class(row: &Transfer) -> &'static str {
+    match row.kind {
+        Kind::Refund => REFUND,
+        _ if row.request_id.ends_with(SLA) => SLA_CREDIT,
+        _ => REBATE,
+    }
+}
+
 fn group_of(row: &Transfer, charge: &Charge, tags: Option<Tags>, tags_omitted: bool) -> Group {
     let (facts, price) = (&row.facts, &row.facts.price);
     Group {
@@ -205,7 +215,7 @@ impl Sums {
         self.cost += i128::from(charge.cost.0);
         self.requests += 1;
         self.last_seq = row.seq;
-        if charge.class != REBATE && self.cost != i128::from(self.price.0) * i128::from(self.tokens) {
+        if row.credit == Picos::ZERO && self.cost != i128::from(self.price.0) * i128::from(self.tokens) {
             let message = format!("row {}: price x tokens of {} is not its cost", row.seq, charge.class);
             return Err(LedgerError::Corrupt(message));
         }

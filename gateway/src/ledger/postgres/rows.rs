@@ -9,7 +9,7 @@ use super::super::details::{Details, Tags};
 use super::super::reader;
 use super::super::row::{Facts, Transfer};
 use super::super::store::{StoreError, StoreResult};
-use super::super::types::{EndReason, LedgerError};
+use super::super::types::{EndReason, LedgerError, Pace};
 use crate::money::{Cost, Picos, PriceVersion, Tokens};
 
 /// Calls `insert` with the values of a row, in the order of [`super::super::schema::COLUMNS`].
@@ -34,6 +34,9 @@ pub(super) fn with_values<T>(row: &Transfer, insert: impl FnOnce(&[&(dyn ToSql +
         details.and_then(|details| details.weights_sha256.as_ref()).map(|digest| digest.as_slice()),
     ];
     let counted = reader::counted_text(&facts.counted);
+    let deadline_ms = row.deadline_ms().map(ms);
+    let wait_ms = row.pace.map(|pace| i64::from(pace.wait_ms));
+    let gap_us = row.pace.and_then(|pace| pace.gap_us).map(i64::from);
     insert(&[
         &row.seq,
         &kind,
@@ -75,6 +78,9 @@ pub(super) fn with_values<T>(row: &Transfer, insert: impl FnOnce(&[&(dyn ToSql +
         &row.credit.0,
         &expires_ms,
         &row.note,
+        &deadline_ms,
+        &wait_ms,
+        &gap_us,
     ])
 }
 
@@ -119,6 +125,7 @@ pub(super) fn transfer(row: &Row) -> StoreResult<Transfer> {
         },
         end: end.map(|text| text.parse()).transpose().map_err(damaged)?,
         first_token_ms: get::<Option<i64>>(row, 27)?.map(i64::cast_unsigned),
+        pace: pace(row)?,
         hash: digest(row, 28)?.ok_or_else(|| StoreError("a row has no hash".to_owned()))?,
         details: details(row)?.map(Arc::new),
         credit: picos(37)?,
@@ -137,7 +144,14 @@ fn details(row: &Row) -> StoreResult<Option<Details>> {
         tags: get::<Option<String>>(row, 33)?.map(Tags::stored),
         request_sha256: digest(row, 34)?,
         weights_sha256: digest(row, 35)?,
+        deadline_ms: get::<Option<i64>>(row, 40)?.map(i64::cast_unsigned),
     }))
+}
+
+fn pace(row: &Row) -> StoreResult<Option<Pace>> {
+    let Some(_) = get::<Option<i64>>(row, 41)? else { return Ok(None) };
+    let gap_us = get::<Option<i64>>(row, 42)?.map(|_| count(row, 42)).transpose()?;
+    Ok(Some(Pace { wait_ms: count(row, 41)?, gap_us }))
 }
 
 /// Three token columns from `first` on.

@@ -1,10 +1,32 @@
 //! The tables in PostgreSQL: those of SQLite, and who holds what.
 
-/// Version of these tables.
-pub(super) const VERSION: i64 = 1;
+/// Steps to the current version: tables of version n get the steps from n on.
+pub(super) const STEPS: [&str; 2] = [TABLES, PROMISES];
+/// Version of the tables.
+pub(super) const VERSION: i64 = STEPS.len() as i64;
 
-/// Made in one transaction where there are none.
-pub(super) const TABLES: &str = "
+/// Deadlines and their refunds, and how fast answers came.
+const PROMISES: &str = "
+DO $$
+DECLARE old TEXT;
+BEGIN
+    FOR old IN SELECT conname FROM pg_constraint WHERE conrelid = 'transfers'::regclass AND contype = 'c'
+               AND pg_get_constraintdef(oid) LIKE '%correct%' LOOP
+        EXECUTE format('ALTER TABLE transfers DROP CONSTRAINT %I', old);
+    END LOOP;
+END $$;
+ALTER TABLE transfers
+    ADD CHECK (kind IN ('hold', 'extend', 'settle', 'void', 'grant', 'expire', 'correct', 'refund')),
+    ADD CHECK ((credit_picos <> 0) = (kind IN ('grant', 'expire', 'correct', 'refund'))),
+    ADD COLUMN deadline_ms BIGINT,
+    ADD COLUMN wait_ms BIGINT CHECK (wait_ms IS NULL OR (wait_ms >= 0 AND kind = 'settle')),
+    ADD COLUMN gap_us BIGINT CHECK (gap_us IS NULL OR (gap_us >= 0 AND wait_ms IS NOT NULL));
+CREATE UNIQUE INDEX one_refund ON transfers (request_id) WHERE kind = 'refund';
+UPDATE ledger_version SET version = 2;
+";
+
+/// The first version, which says so itself.
+const TABLES: &str = "
 CREATE TABLE ledger_version (version BIGINT NOT NULL);
 INSERT INTO ledger_version VALUES (1);
 

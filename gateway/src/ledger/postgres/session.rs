@@ -50,13 +50,16 @@ pub(super) fn migrate(client: &mut Client) -> Result<(), LedgerError> {
     // Gateways that start together take turns.
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&(LOCKS - 1)]).map_err(failed)?;
     let sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = current_schema AND table_name = 'ledger_version'";
-    if transaction.query_opt(sql, &[]).map_err(failed)?.is_none() {
-        transaction.batch_execute(schema::TABLES).map_err(failed)?;
-    }
-    let row = transaction.query_one("SELECT version FROM ledger_version", &[]).map_err(failed)?;
-    let found: i64 = get(&row, 0)?;
-    if found != schema::VERSION {
-        return Err(LedgerError::Schema { found, known: schema::VERSION });
+    let found: i64 = match transaction.query_opt(sql, &[]).map_err(failed)? {
+        None => 0,
+        Some(_) => {
+            let row = transaction.query_one("SELECT version FROM ledger_version", &[]).map_err(failed)?;
+            get(&row, 0)?
+        }
+    };
+    let steps = usize::try_from(found).ok().and_then(|found| schema::STEPS.get(found..));
+    for step in steps.ok_or(LedgerError::Schema { found, known: schema::VERSION })? {
+        transaction.batch_execute(step).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
 }

@@ -272,6 +272,7 @@ fn first_schema(dir: &Path) {
         cost: price().cost(Tokens::default()).unwrap(),
         end: None,
         first_token_ms: None,
+        pace: None,
         details: None,
         credit: Picos::ZERO,
         expires_ms: None,

@@ -1,6 +1,6 @@
 //! Every column of FOCUS 1.2 and of FOCUS 1.4, and our own, which begin with `x_`. An empty value is null.
 
-use super::{Category, Line};
+use super::{Category, Line, REFUND, SLA_CREDIT};
 use crate::civil;
 use crate::ledger::details::Tags;
 use crate::ledger::export::decimal;
@@ -186,6 +186,7 @@ fn priced(line: &Line<'_>, value: String) -> String {
 fn meter(line: &Line<'_>) -> String {
     match line.group.category {
         Category::Usage => format!("{} tokens", class_name(line.group.class)),
+        Category::Credit if line.group.class == REFUND => "Tokens".to_owned(),
         Category::Purchase | Category::Credit => UNIT_HOURS.to_owned(),
     }
 }
@@ -197,7 +198,11 @@ fn description(line: &Line<'_>) -> String {
             format!("{} {} tokens, {} tier", group.model, class_name(group.class).to_lowercase(), group.tier)
         }
         Category::Purchase => format!("{} capacity held, {}", group.model, lease(line)),
-        Category::Credit => format!("{} capacity given back, {}", group.model, lease(line)),
+        Category::Credit => match group.class {
+            REFUND => format!("{} deadline missed, {} tier", group.model, group.tier),
+            SLA_CREDIT => format!("{} target missed, {}", group.model, lease(line)),
+            _ => format!("{} capacity given back, {}", group.model, lease(line)),
+        },
     })
 }
 
