@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::budgets::{Budget, Rules};
 use super::secret::{self, ADMIN_SECRET_PREFIX, SECRET_PREFIX};
+use super::store::audit::Note;
 use super::types::{
     AdminKeyRow, AuditFilter, AuditRow, CreatedKey, Identity, KeyLimits, KeyRow, Names, NewKey, OrgRow,
     ProjectRow, ProjectSettings,
@@ -115,6 +116,21 @@ impl Accounts {
         let (by, shown) = (self.acting(now_ms), secret::shown(SECRET_PREFIX, &secret));
         let id = self.inner.change(|db| store::keys::insert_key(db, &by, new, &mac, shown))?;
         Ok(CreatedKey { id, secret })
+    }
+
+    /// Notes in the audit log what was done to a lease, which is kept elsewhere: `lease.created` or `lease.ended`.
+    pub fn note_lease(
+        &self,
+        event: &'static str,
+        lease_id: &str,
+        project_id: &str,
+        about: serde_json::Value,
+        now_ms: u64,
+    ) -> Result<(), AccountsError> {
+        let by = self.acting(now_ms);
+        let (project_id, after) = (Some(project_id), Some(about));
+        let note = Note { event, object_id: lease_id, project_id, before: None, after };
+        self.inner.change(|db| store::audit::note(db, &by, note))
     }
 
     /// All keys, oldest first.

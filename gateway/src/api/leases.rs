@@ -17,6 +17,7 @@ use super::fields::invalid;
 use super::list::PageOf;
 use super::query::Query;
 use super::scope::random;
+use crate::accounts::Accounts;
 use crate::civil::HOUR_MS;
 use crate::leases::{Kept, Lease, LeaseError, Leases, Party, Sla, State as Status, Sums, Terms};
 use crate::ledger::{Events, hex};
@@ -148,9 +149,15 @@ pub async fn create(
         notice: None,
     };
     let (leases, ledger) = (leases.clone(), api.serving.ledger.clone());
+    let accounts = api.accounts.by(&identity.key_id);
     // In a task of its own: a caller that goes away must not leave half of it.
     let granting = tokio::spawn(async move {
         let lease = leases.grant(&ledger, &identity, lease).await?;
+        let about = json!({
+            "model": lease.model, "units": lease.units_at(lease.start_ms()), "start": lease.start_ms() / 1_000,
+            "end": lease.end_ms / 1_000, "usd": lease.fee(lease.start_ms(), lease.end_ms)?.to_usd(),
+        });
+        note(&accounts, "lease.created", &lease.id, &lease.project_id, about).await;
         if let Err(error) = leases.keep(&ledger, unix_ms()).await {
             tracing::error!(%error, "the money of leases cannot be kept");
         }
@@ -224,18 +231,42 @@ pub async fn end(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
     find(&api, Some(&caller), id.clone()).await?;
-    Ok(Json(give_notice(&api, id, Party::Holder).await?))
+    let accounts = api.accounts.by(&caller.identity.key_id);
+    Ok(Json(give_notice(&api, &accounts, id, Party::Holder).await?))
 }
 
-/// Ends a lease early and brings its money after it.
-pub(super) async fn give_notice(api: &Shared, id: String, by: Party) -> ApiResult<Value> {
+/// Ends a lease early and brings its money after it; `accounts` name who does it.
+pub(super) async fn give_notice(
+    api: &Shared,
+    accounts: &Accounts,
+    id: String,
+    by: Party,
+) -> ApiResult<Value> {
     let leases = api.serving.leases.as_ref().ok_or_else(|| not_found(&id))?;
     let ended = id.clone();
     leases.blocking(move |leases| leases.give_notice(&ended, by, unix_ms())).await?;
     if let Err(error) = leases.keep(&api.serving.ledger, unix_ms()).await {
         tracing::error!(%error, "the money of leases cannot be kept");
     }
-    find(api, None, id).await
+    let lease = find(api, None, id).await?;
+    let about = json!({
+        "status": lease["status"], "notice": lease["notice"], "end": lease["end"],
+        "reclaim_credit_usd": lease["reclaim_credit_usd"],
+    });
+    let text = |name: &str| lease[name].as_str().unwrap_or_default();
+    note(accounts, "lease.ended", text("id"), text("project_id"), about).await;
+    Ok(lease)
+}
+
+/// Notes in the audit log what was done to a lease. It is done already, so a failure is only told in the server's log.
+async fn note(accounts: &Accounts, event: &'static str, id: &str, project_id: &str, about: Value) {
+    let (accounts, id, project_id) = (accounts.clone(), id.to_owned(), project_id.to_owned());
+    let noting = move || accounts.note_lease(event, &id, &project_id, about, unix_ms());
+    match tokio::task::spawn_blocking(noting).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, event, "the audit log cannot be written"),
+        Err(error) => tracing::error!(%error, event, "the audit log cannot be written"),
+    }
 }
 
 /// A lease of the caller's project, or anybody's.

@@ -93,6 +93,8 @@ enum ExportFormat {
     Csv,
     /// FOCUS 1.2 and 1.4 Cost and Usage, CSV, by the hour
     Focus,
+    /// The same as Parquet, typed
+    FocusParquet,
     /// CloudEvents 1.0 for OpenMeter or Lago, JSON lines
     Cloudevents,
     /// Stripe meter events, JSON lines
@@ -189,6 +191,7 @@ pub(super) fn export(args: &ExportArgs, config: &Config) -> Result<(), Failure> 
             ExportFormat::Jsonl => Format::Jsonl,
             ExportFormat::Csv => Format::Csv,
             ExportFormat::Focus => Format::Focus,
+            ExportFormat::FocusParquet => Format::FocusParquet,
             ExportFormat::Cloudevents => Format::CloudEvents,
             ExportFormat::Stripe => Format::Stripe,
         },

@@ -1,4 +1,4 @@
-//! The bill as a file, in five forms. Every one is a pure function of the ledger, the period and the `[reports]` section:
+//! The bill as a file, in six forms. Every one is a pure function of the ledger, the period and the `[reports]` section:
 //! the same of these gives the same bytes on any machine.
 
 use std::fs::{self, File};
@@ -34,6 +34,8 @@ pub enum Format {
     /// FOCUS Cost and Usage as CSV: all columns of 1.2 and of 1.4, a line an hour, key, model, token class, tier, price
     /// and tag set.
     Focus,
+    /// The same as Parquet, with typed columns.
+    FocusParquet,
     /// One CloudEvent 1.0 a request and token class, as JSON lines; OpenMeter and Lago take them.
     CloudEvents,
     /// One Stripe meter event a request and token class, as JSON lines.
@@ -42,8 +44,14 @@ pub enum Format {
 
 impl Format {
     /// All of them.
-    pub const ALL: [Format; 5] =
-        [Format::Jsonl, Format::Csv, Format::Focus, Format::CloudEvents, Format::Stripe];
+    pub const ALL: [Format; 6] = [
+        Format::Jsonl,
+        Format::Csv,
+        Format::Focus,
+        Format::FocusParquet,
+        Format::CloudEvents,
+        Format::Stripe,
+    ];
 
     /// The name in commands and manifests.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +59,7 @@ impl Format {
             Format::Jsonl => "jsonl",
             Format::Csv => "csv",
             Format::Focus => "focus",
+            Format::FocusParquet => "focus-parquet",
             Format::CloudEvents => "cloudevents",
             Format::Stripe => "stripe",
         }
@@ -162,6 +171,7 @@ fn export_from(db: &Connection, request: &Request<'_>, out: &mut dyn Write) -> R
         Format::Jsonl => Box::new(lines::Jsonl),
         Format::Csv => Box::new(lines::Csv),
         Format::Focus => Box::new(focus::Focus::new(request)?),
+        Format::FocusParquet => Box::new(focus::FocusParquet::new(request)?),
         Format::CloudEvents => Box::new(events::CloudEvents::new(request.reports)),
         Format::Stripe => Box::new(events::Stripe::new(request.customers)),
     };
@@ -173,7 +183,10 @@ fn export_from(db: &Connection, request: &Request<'_>, out: &mut dyn Write) -> R
     let mut out = BufWriter::with_capacity(1 << 16, out);
     lines.begin(&mut out).map_err(failed)?;
     let mut count = 0;
-    let kinds = if request.format == Format::Focus { WITH_CREDITS } else { SETTLED };
+    let kinds = match request.format {
+        Format::Focus | Format::FocusParquet => WITH_CREDITS,
+        _ => SETTLED,
+    };
     let mut summary = each_row(db, kinds, request.period, request.org_id, |row| {
         count += lines.row(row, &mut out).map_err(of_line)?;
         Ok(())
@@ -238,17 +251,7 @@ const SETTLED: &str = "kind = 'settle'";
 pub(super) const WITH_CREDITS: &str =
     "(kind IN ('settle', 'refund') OR (kind = 'grant' AND endpoint = '/v1/capacity/leases'))";
 
-/// Calls `each` with every settled row of `period`, in ledger order.
-pub(super) fn each_settled(
-    db: &Connection,
-    period: Period,
-    org_id: Option<&str>,
-    each: impl FnMut(&Transfer) -> Result<(), ExportError>,
-) -> Result<Summary, ExportError> {
-    each_row(db, SETTLED, period, org_id, each)
-}
-
-/// The same with rows of these `kinds`; only settled ones count in the summary.
+/// Calls `each` with every row of these `kinds` in `period`, in ledger order; only settled ones count in the summary.
 pub(super) fn each_row(
     db: &Connection,
     kinds: &str,

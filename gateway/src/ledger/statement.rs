@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::export::{ExportError, each_settled};
+use super::export::{ExportError, WITH_CREDITS, each_row};
 use super::period::Period;
 use super::reader;
 use super::types::LedgerError;
@@ -69,6 +69,8 @@ struct Statement {
     keys: BTreeMap<(String, String, String), Sums>,
     /// One a day of the month.
     days: Vec<Sums>,
+    /// What was given back to the balance, by lease.
+    rebates: BTreeMap<String, i128>,
 }
 
 /// The page, and what it says is due.
@@ -84,7 +86,12 @@ pub fn statement(dir: &Path, request: &Request<'_>) -> Result<(String, Picos), E
         days: vec![Sums::default(); usize::try_from((month.to_ms - month.from_ms) / DAY_MS).unwrap_or(31)],
         ..Statement::default()
     };
-    let summary = each_settled(&db, month, Some(request.org_id), |row| {
+    let summary = each_row(&db, WITH_CREDITS, month, Some(request.org_id), |row| {
+        if row.end.is_none() {
+            let lease = row.lease().unwrap_or_default().to_owned();
+            *statement.rebates.entry(lease).or_default() += i128::from(row.credit.0);
+            return Ok(());
+        }
         let (tokens, cost) = (row.used(), row.cost.total);
         statement.total.add(tokens, cost);
         let day = usize::try_from((row.at_ms - month.from_ms) / DAY_MS).unwrap_or(usize::MAX);

@@ -7,6 +7,7 @@ use crate::money::PriceVersion;
 mod credits;
 mod faults;
 mod periods;
+mod power;
 mod properties;
 mod refunds;
 mod reports;

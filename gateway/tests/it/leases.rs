@@ -188,6 +188,16 @@ fn later(server: &Server, key: &str, start: u64) {
     assert_eq!(text(&taken["reclaim_credit_usd"]), "0.815", "{taken}");
     let all = server.operate(Method::Get, "/v1/admin/leases", &operator, None).ok();
     assert_eq!(all["data"].as_array().map(Vec::len), Some(4), "{all}");
+    let log = server.operate(Method::Get, "/v1/organization/audit_logs?limit=100", &operator, None).ok();
+    let lines = log["data"].as_array().expect("lines");
+    let of = |event: &str| lines.iter().filter(|line| line["type"] == event).collect::<Vec<_>>();
+    assert_eq!((of("lease.created").len(), of("lease.ended").len()), (4, 3), "{log}");
+    let reclaimed = of("lease.ended")[0];
+    assert_eq!(reclaimed["lease.ended"]["id"], lease["id"]);
+    assert_eq!(reclaimed["project"]["id"], lease["project_id"]);
+    assert_eq!(reclaimed["lease.ended"]["changes_requested"]["reclaim_credit_usd"], "0.815");
+    let given_up = of("lease.ended")[1];
+    assert_ne!(given_up["actor"], reclaimed["actor"], "who did it is named");
 }
 
 /// A lease of one key, from so many hours before `now_ms` on.

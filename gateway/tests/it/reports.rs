@@ -283,7 +283,7 @@ fn every_format_of_a_closed_hour_is_the_same_for_ever() {
     let server = sold();
     let folder = server.data().path().join("exports");
     std::fs::create_dir(&folder).expect("a folder");
-    for format in ["jsonl", "csv", "focus", "cloudevents", "stripe"] {
+    for format in ["jsonl", "csv", "focus", "focus-parquet", "cloudevents", "stripe"] {
         let customers = ["--stripe-customer", "acme=cus_1", "--stripe-customer", "umbrella=cus_2"];
         let export = |extra: &[&str]| {
             let arguments = [&["export", "--format", format], &customers[..], extra].concat();

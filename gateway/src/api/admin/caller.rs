@@ -41,6 +41,11 @@ where
 }
 
 impl Admin {
+    /// The accounts, for changes in the key's name.
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
     /// Works on the accounts, off the threads that serve connections.
     pub(super) async fn run<T: Send + 'static>(
         &self,

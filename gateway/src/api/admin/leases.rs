@@ -36,5 +36,5 @@ pub(super) async fn list(admin: Admin, uri: Uri) -> ApiResult<Json<PageOf<Value>
     responses((status = 200, description = "The lease.", body = LeaseObject)),
 )]
 pub(super) async fn reclaim(admin: Admin, Path(id): Path<String>) -> ApiResult<Json<Value>> {
-    Ok(Json(leases::give_notice(&admin.api, id, Party::Operator).await?))
+    Ok(Json(leases::give_notice(&admin.api, admin.accounts(), id, Party::Operator).await?))
 }

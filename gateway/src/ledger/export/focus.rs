@@ -18,8 +18,10 @@ use crate::money::Picos;
 
 mod columns;
 pub(in crate::ledger) mod lint;
+mod parquet;
 
 pub(in crate::ledger) use columns::invoice_id;
+pub(super) use parquet::FocusParquet;
 
 const HOUR_MS: u64 = 3_600_000;
 /// Classes of what is given back: for idle capacity or hours taken back, for a missed target, for a missed deadline.

@@ -71,6 +71,7 @@ pub(super) fn render(statement: &Statement) -> String {
     chart(&mut page, statement);
     items(&mut page, statement);
     keys(&mut page, statement);
+    rebates(&mut page, statement);
     footer(&mut page, statement);
     page.push_str("</main></body></html>\n");
     page
@@ -231,6 +232,31 @@ fn keys(page: &mut String, statement: &Statement) {
         );
     }
     total_row(page, &statement.total, places, false);
+}
+
+/// What came back to the balance: it pays for later use, and the total above stays what was used.
+fn rebates(page: &mut String, statement: &Statement) {
+    if statement.rebates.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<h2>What was given back</h2>\n<p class=\"soft small\">For leased capacity that was resold or taken back; it was \
+         added to the balance.</p>\n<div class=\"wide\"><table><thead><tr><th>Lease</th><th class=\"n\">USD</th></tr></thead>\
+         <tbody>\n",
+    );
+    let sum: i128 = statement.rebates.values().sum();
+    let places = places(statement.rebates.values().copied().chain([sum]));
+    for (lease, given) in &statement.rebates {
+        let (lease, given) = (escaped(lease), padded(&usd(*given), places));
+        write(page, format_args!("<tr><td><code>{lease}</code></td><td class=\"n\">{given}</td></tr>\n"));
+    }
+    let sum = padded(&usd(sum), places);
+    write(
+        page,
+        format_args!(
+            "</tbody><tfoot><tr><td>Given back</td><td class=\"n\">{sum}</td></tr></tfoot></table></div>\n"
+        ),
+    );
 }
 
 /// Closes the table with its total.

@@ -1,9 +1,13 @@
 //! Export and usage report.
 
-use super::super::export::{ExportError, Format, Request, Summary, export, export_to_file, manifest};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+
+use super::super::export::{self, ExportError, Format, Request, Summary, export, export_to_file, manifest};
 use super::super::usage::{GroupBy, usage};
 use super::*;
 use crate::accounts::Names;
+use crate::civil;
 use crate::config::Reports;
 
 fn names() -> Names {
@@ -211,6 +215,54 @@ async fn more_tag_sets_than_allowed_share_a_line_that_says_so() {
         }
     }
     assert!(omitted > 0);
+}
+
+/// A field of a Parquet row as the CSV has it.
+fn as_csv(field: &Field) -> String {
+    match field {
+        Field::Null => String::new(),
+        Field::Str(text) => text.clone(),
+        Field::Bool(value) => value.to_string(),
+        Field::Long(value) => value.to_string(),
+        Field::TimestampMillis(ms) => civil::format_s(ms.unsigned_abs()),
+        Field::Decimal(decimal) => {
+            assert_eq!((decimal.precision(), decimal.scale()), (38, 12));
+            let bytes: [u8; 16] = decimal.data().try_into().unwrap();
+            export::decimal(i128::from_be_bytes(bytes), 12)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn parquet_has_the_lines_of_the_csv_with_types() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(three_hours(dir.path(), 5).await);
+    let reports = Reports { region: "eu west".to_owned(), ..Reports::default() };
+    let write = |format, period| {
+        let mut bytes = Vec::new();
+        let summary = export(dir.path(), &asked(format, period, &reports), &mut bytes).unwrap();
+        (bytes, summary)
+    };
+    let (csv, summary) = write(Format::Focus, Period::ALL);
+    let (parquet, same) = write(Format::FocusParquet, Period::ALL);
+    assert_eq!(summary, same);
+    assert_eq!(write(Format::FocusParquet, Period::ALL).0, parquet, "the same bytes every time");
+    let file = SerializedFileReader::new(bytes::Bytes::from(parquet)).unwrap();
+    let mut csv = csv::Reader::from_reader(csv.as_slice());
+    let header: Vec<String> = csv.headers().unwrap().iter().map(str::to_owned).collect();
+    let rows: Vec<_> = file.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+    assert!(rows.len() > 5 && rows.len() as u64 == summary.lines);
+    for (line, row) in csv.records().map(Result::unwrap).zip(rows) {
+        let (names, values): (Vec<_>, Vec<_>) =
+            row.get_column_iter().map(|(name, field)| (name.clone(), as_csv(field))).unzip();
+        assert_eq!(names, header);
+        assert_eq!(values, line.iter().collect::<Vec<_>>());
+    }
+    let nothing = Period { from_ms: 3_600_000_000_000, to_ms: 3_600_003_600_000 };
+    let empty =
+        SerializedFileReader::new(bytes::Bytes::from(write(Format::FocusParquet, nothing).0)).unwrap();
+    assert_eq!(empty.get_row_iter(None).unwrap().count(), 0);
 }
 
 #[tokio::test]
