@@ -122,7 +122,7 @@ const MATRIX: [Fault; 24] = [
         "the clock jumps",
         &[
             "tests/it/faults.rs::a_clock_that_jumps_moves_no_row_back_and_loses_none",
-            "src/ledger/tests.rs::time_never_runs_backwards_in_the_ledger",
+            "src/ledger/tests/lives.rs::time_never_runs_backwards_in_the_ledger",
         ],
         "",
     ),
@@ -173,7 +173,7 @@ const MATRIX: [Fault; 24] = [
             "tests/it/auth.rs::a_revoked_key_stops_working",
             "tests/it/limits.rs::a_stream_that_outruns_its_budget_is_ended_within_it",
             "tests/it/fleet_ledger.rs::gateways_use_one_budget_up_and_no_more",
-            "src/ledger/tests/periods.rs::a_thousand_streams_use_one_budget_up_and_no_more",
+            "src/ledger/tests/budgets.rs::a_thousand_streams_use_one_budget_up_and_no_more",
             "tests/it/faults.rs::a_price_that_changes_under_a_stream_is_for_the_next",
         ],
         "",

@@ -10,6 +10,7 @@ mod alerts;
 mod auth;
 mod batches;
 mod billing;
+mod both_stores;
 mod capacity;
 mod chat;
 mod cli;

@@ -1,4 +1,4 @@
-//! Balances that are paid in.
+//! Balances that are paid in. Compiled twice, see [`super::kit`].
 
 use proptest::prelude::*;
 
@@ -178,7 +178,7 @@ async fn step(ledger: &Ledger, seen: &mut Seen, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn balances_are_never_overdrawn_and_always_add_up(ops in proptest::collection::vec(op(), 1..60)) {
@@ -190,7 +190,7 @@ proptest! {
             if matches!(op, Op::Restart) {
                 drop(ledger.take());
                 balanced(dir.path());
-                ledger = Some(Ledger::open(dir.path(), &LedgerSection::default(), seen.now_ms).unwrap());
+                ledger = Some(open_as(dir.path(), &LedgerSection::default(), seen.now_ms));
                 seen.open.clear();
             } else {
                 runtime.block_on(step(ledger.as_ref().unwrap(), &mut seen, op));
@@ -199,39 +199,4 @@ proptest! {
         let report = closed_and_balanced(&ledger.unwrap(), dir.path());
         assert_eq!(report.cost.0, seen.spent);
     }
-}
-
-#[tokio::test]
-async fn what_a_lease_gave_back_is_on_the_statement() {
-    let dir = tempfile::tempdir().unwrap();
-    let ledger = open(dir.path());
-    ledger.hold(request("a", 5_000)).await.unwrap();
-    ledger.settle(settlement("a", tokens(5, 0, 0))).await.unwrap();
-    let month = Period { from_ms: 0, to_ms: 31 * 86_400_000 };
-    let asked = statement::Request { org_id: "org_1", org_name: "acme", month, provider: "spare" };
-    let page = || statement::statement(dir.path(), &asked).unwrap();
-    assert!(!page().0.contains("given back"), "nothing was");
-    for (id, lease, amount) in
-        [("g1", "lease_1", 250_000_000_000), ("g2", "lease_1", 1), ("g3", "lease_2", 500_000_000_000)]
-    {
-        let about = LeaseCredit {
-            project_id: "proj_1".to_owned(),
-            key_id: "key_1".to_owned(),
-            price: price(),
-            details: details(),
-            hour_ms: 0,
-        };
-        let lease_credit = Some(Box::new(about));
-        let credit = Credit { lease: lease_credit, note: lease.to_owned(), ..grant(id, amount, None, 3_000) };
-        ledger.credit(credit).await.unwrap();
-    }
-    // What is paid in is no rebate.
-    ledger.credit(grant("paid", 7_000_000_000_000, None, 3_000)).await.unwrap();
-    let (page, total) = page();
-    assert_eq!(total, Picos(500), "what was used stays the total");
-    for text in ["What was given back", "lease_1", ">0.250000000001<", ">0.500000000000<", ">0.750000000001<"]
-    {
-        assert!(page.contains(text), "{text}\n{page}");
-    }
-    closed_and_balanced(&ledger, dir.path());
 }

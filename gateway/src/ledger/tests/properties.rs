@@ -1,4 +1,4 @@
-//! Random lives of requests, with restarts, against a plain model.
+//! Random lives of requests, with restarts, against a plain model. Compiled twice, see [`super::kit`].
 
 use std::collections::HashMap;
 
@@ -140,7 +140,7 @@ async fn step(ledger: &Ledger, model: &mut Model, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn any_life_balances(ops in proptest::collection::vec(op(), 1..60)) {

@@ -328,3 +328,51 @@ async fn files_of_closed_periods_are_checked_against_the_ledger() {
     export_to_file(dir.path(), &asked(Format::Focus, hour(0), &reports), &whole).unwrap();
     assert!(check().problems[0].contains("are in both"), "{:?}", check().problems);
 }
+
+fn paid(id: &str, amount: i64) -> Credit {
+    Credit {
+        id: id.to_owned(),
+        org_id: "org_1".to_owned(),
+        kind: CreditKind::Grant,
+        amount: Picos(amount),
+        expires_ms: None,
+        note: "paid".to_owned(),
+        lease: None,
+        at_ms: 3_000,
+    }
+}
+
+#[tokio::test]
+async fn what_a_lease_gave_back_is_on_the_statement() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    ledger.hold(request("a", 5_000)).await.unwrap();
+    ledger.settle(settlement("a", tokens(5, 0, 0))).await.unwrap();
+    let month = Period { from_ms: 0, to_ms: 31 * 86_400_000 };
+    let asked = statement::Request { org_id: "org_1", org_name: "acme", month, provider: "spare" };
+    let page = || statement::statement(dir.path(), &asked).unwrap();
+    assert!(!page().0.contains("given back"), "nothing was");
+    for (id, lease, amount) in
+        [("g1", "lease_1", 250_000_000_000), ("g2", "lease_1", 1), ("g3", "lease_2", 500_000_000_000)]
+    {
+        let about = LeaseCredit {
+            project_id: "proj_1".to_owned(),
+            key_id: "key_1".to_owned(),
+            price: price(),
+            details: details(),
+            hour_ms: 0,
+        };
+        let lease_credit = Some(Box::new(about));
+        let credit = Credit { lease: lease_credit, note: lease.to_owned(), ..paid(id, amount) };
+        ledger.credit(credit).await.unwrap();
+    }
+    // What is paid in is no rebate.
+    ledger.credit(paid("paid", 7_000_000_000_000)).await.unwrap();
+    let (page, total) = page();
+    assert_eq!(total, Picos(500), "what was used stays the total");
+    for text in ["What was given back", "lease_1", ">0.250000000001<", ">0.500000000000<", ">0.750000000001<"]
+    {
+        assert!(page.contains(text), "{text}\n{page}");
+    }
+    closed_and_balanced(&ledger, dir.path());
+}
