@@ -18,7 +18,7 @@ fn line(id: &str, url: &str, body: Value) -> String {
     json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string()
 }
 
-fn chat_line(id: &str, extra: Value) -> String {
+pub(crate) fn chat_line(id: &str, extra: Value) -> String {
     line(id, "/v1/chat/completions", chat(&format!("Say {id}."), merged(json!({"max_tokens": 3}), extra)))
 }
 
@@ -27,7 +27,7 @@ fn file(server: &Server, key: &str, text: &str) -> String {
     reply.ok()["id"].as_str().expect("an id").to_owned()
 }
 
-fn begin(server: &Server, key: &str, text: &str, extra: Value) -> Value {
+pub(crate) fn begin(server: &Server, key: &str, text: &str, extra: Value) -> Value {
     let base = json!({"input_file_id": file(server, key, text), "endpoint": "/v1/chat/completions",
                       "completion_window": "24h"});
     server.post("/v1/batches", key, &merged(base, extra)).ok()
@@ -37,7 +37,7 @@ fn path(batch: &Value) -> String {
     format!("/v1/batches/{}", batch["id"].as_str().expect("an id"))
 }
 
-fn ended(server: &Server, key: &str, batch: &Value) -> Value {
+pub(crate) fn ended(server: &Server, key: &str, batch: &Value) -> Value {
     let mut now = Value::Null;
     eventually("the batch ends", || {
         now = server.fetch(&path(batch), key).ok();
@@ -47,7 +47,7 @@ fn ended(server: &Server, key: &str, batch: &Value) -> Value {
 }
 
 /// The lines of the file that this field of a batch names, by `custom_id`.
-fn lines(server: &Server, key: &str, id: &Value) -> BTreeMap<String, Value> {
+pub(crate) fn lines(server: &Server, key: &str, id: &Value) -> BTreeMap<String, Value> {
     let Some(id) = id.as_str() else { return BTreeMap::new() };
     let text = server.fetch(&format!("/v1/files/{id}/content"), key).text();
     let mut lines = BTreeMap::new();
@@ -60,7 +60,7 @@ fn lines(server: &Server, key: &str, id: &Value) -> BTreeMap<String, Value> {
 }
 
 /// Fails unless each answer has one equal row, and nothing else was billed.
-fn check_bill(server: &Server, batch: &Value, answers: &BTreeMap<String, Value>) -> Vec<Row> {
+pub(crate) fn check_bill(server: &Server, batch: &Value, answers: &BTreeMap<String, Value>) -> Vec<Row> {
     let rows: Vec<Row> = server.export().into_iter().filter(|row| row.cost_picos > 0).collect();
     let mut cost = 0;
     for answer in answers.values() {

@@ -27,6 +27,7 @@ mod faults;
 mod files;
 mod fleet;
 mod fleet_ledger;
+mod fleet_reports;
 mod fleet_streams;
 mod guard;
 mod hub;
