@@ -6,7 +6,7 @@
 //! ```sh
 //! FAULT_TRIALS=20 FAULT_SEED=$RANDOM cargo test --release --workspace --test it -- --nocapture --test-threads 2 \
 //!     fault crash fleet billing slow_clients idempotency batches::killed drain limits auth
-//! FAULT_TRIALS=20 PROPTEST_CASES=20000 cargo test --release --workspace --lib -- ledger serving::funds
+//! FAULT_TRIALS=20 PROPTEST_CASES=20000 cargo test --release --workspace --lib -- ledger serving
 //! ```
 
 use std::path::Path;
@@ -59,7 +59,12 @@ const MATRIX: [Fault; 24] = [
         ],
         "named points of failure; moments are random",
     ),
-    fault("F4", "kill -9 of the engine", &[], "the engine lives in the gateway's process: F3"),
+    fault(
+        "F4",
+        "kill -9 of the engine",
+        &["src/serving/tests.rs::whatever_the_engine_does_requests_end_and_are_billed_as_told"],
+        "it lives in the gateway's process, so that a kill is F3; here its thread panics",
+    ),
     fault(
         "F5",
         "crashes during recovery",
@@ -178,7 +183,12 @@ const MATRIX: [Fault; 24] = [
         ],
         "",
     ),
-    fault("F23", "the engine answers garbage", &[], "its counts are checked; no engine that lies"),
+    fault(
+        "F23",
+        "the engine answers garbage",
+        &["src/serving/tests.rs::whatever_the_engine_does_requests_end_and_are_billed_as_told"],
+        "counts that are lies; they are checked",
+    ),
     fault("F24", "a long soak", &[], "FAULT_TRIALS runs the trials for as long as wanted; no mix of faults"),
 ];
 

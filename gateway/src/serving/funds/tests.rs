@@ -138,7 +138,7 @@ async fn all_money_is_used_and_no_more(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(super::super::tests::cases(24))]
 
     #[test]
     fn what_fits_is_never_refused_and_nothing_is_overrun(
