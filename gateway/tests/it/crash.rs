@@ -126,7 +126,8 @@ fn a_crash_during_recovery_changes_nothing() {
     let (data, config) = (data_folder(), Config::new());
     let mut server = Server::start_in(data.clone(), &config);
     let key = server.key(KeyOptions { project: "crash", ..KeyOptions::default() });
-    for trial in 0..trials(5) {
+    // Three crashes each.
+    for trial in 0..trials(17) {
         let seen = kill_under_load(&mut server, &key, &mut rng);
         drop(server);
         for _ in 0..3 {

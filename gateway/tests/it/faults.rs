@@ -216,7 +216,7 @@ fn a_clock_that_jumps_moves_no_row_back_and_loses_none() {
     let (folder, mut rng) = (data_folder(), Rng::new(seed));
     let year_end_ms = 1_798_761_600_000;
     let day_ms = 86_400_000;
-    let count = trials(300);
+    let count = trials(500);
     let ledger = Ledger::open(folder.path(), &LedgerSection::default(), year_end_ms - day_ms).expect("opens");
     runtime().block_on(async {
         for at in 0..count {

@@ -252,7 +252,7 @@ fn a_commit_without_an_answer_is_neither_lost_nor_done_twice() {
     let cutter = Cutter::before(format!("127.0.0.1:{port}").parse().expect("an address"));
     let through = url.replace(&format!(":{port}/"), &format!(":{}/", cutter.address.port()));
     let (ledger, other) = (open(&Place::Postgres(through)), open(&Place::Postgres(url.clone())));
-    let (trials, mut expected) = (u32::try_from(trials(60)).expect("few"), 0);
+    let (trials, mut expected) = (u32::try_from(trials(100)).expect("few"), 0);
     runtime().block_on(async {
         for trial in 0..trials {
             let (id, tokens) = (format!("t{trial}"), u32::try_from(rng.between(1, 9)).expect("few"));
