@@ -4,8 +4,8 @@
 use std::fs;
 use std::net::TcpStream;
 use std::process::Stdio;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -161,6 +161,15 @@ fn an_interrupted_export_leaves_a_whole_file_or_none() {
     assert!(checked.status.success(), "{checked:?}");
 }
 
+/// Becomes true when this ends, however.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// The server's side ends all sessions again and again, in the middle of whatever they do.
 #[test]
 fn sessions_that_break_at_any_moment_lose_and_double_nothing() {
@@ -168,13 +177,22 @@ fn sessions_that_break_at_any_moment_lose_and_double_nothing() {
     let (url, folder) = (database(), data_folder());
     let place = Place::Postgres(url.clone());
     let ledgers = [open(&place), open(&place)];
-    let (is_over, kills) = (AtomicBool::new(false), Mutex::new(0));
+    let (is_over, kills, ended) =
+        (AtomicBool::new(false), Mutex::new(0), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
     let count = trials(150);
     let billed: i64 = thread::scope(|scope| {
+        // Also where something fails, or the other thread would never end.
+        let over = SetOnDrop(&is_over);
         scope.spawn(|| {
-            let mut rng = Rng::new(seed);
+            let (mut rng, mut before) = (Rng::new(seed), [0, 0]);
             while !is_over.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(rng.between(50, 250)));
+                // A ledger gives a commit up that breaks four times: on a slow machine each must have got one through since.
+                let now = [0, 1].map(|at: usize| ended[at].load(Ordering::SeqCst));
+                if now.iter().zip(before).any(|(now, before)| *now == before) {
+                    continue;
+                }
+                before = now;
                 let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                            WHERE datname = current_database() AND pid <> pg_backend_pid()";
                 *kills.lock().expect("a count") += number(&url, sql);
@@ -182,14 +200,17 @@ fn sessions_that_break_at_any_moment_lose_and_double_nothing() {
         });
         let billed = runtime().block_on(async {
             let requests = (0..count).map(|at| {
-                let ledger = ledgers[usize::from(at % 2 == 0)].clone();
+                let (which, ended) = (usize::from(at % 2 == 0), Arc::clone(&ended));
+                let ledger = ledgers[which].clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(at * 15)).await;
                     let id = format!("r{at}");
                     ledger.hold(hold(&id, 10 * PRICE, None)).await.expect("held");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     // Where the others took this gateway for dead meanwhile, the answer says what they have billed.
-                    ledger.settle(settlement(&id, 3)).await.map_or(0, |settled| settled.cost.0)
+                    let cost = ledger.settle(settlement(&id, 3)).await.map_or(0, |settled| settled.cost.0);
+                    ended[which].fetch_add(1, Ordering::SeqCst);
+                    cost
                 })
             });
             let mut billed = 0;
@@ -198,7 +219,7 @@ fn sessions_that_break_at_any_moment_lose_and_double_nothing() {
             }
             billed
         });
-        is_over.store(true, Ordering::SeqCst);
+        drop(over);
         billed
     });
     let kills = *kills.lock().expect("a count");
