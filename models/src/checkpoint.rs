@@ -24,6 +24,9 @@ pub(crate) use vocabulary::ends;
 /// Largest of the small files: tokenizers of 250,000 words take 35 MB.
 const MAX_JSON_BYTES: u64 = 128 << 20;
 
+/// Most words, as in [`ModelConfig`](crate::ModelConfig).
+const MAX_WORDS: usize = 1 << 20;
+
 /// Why a directory was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -98,6 +101,9 @@ impl Checkpoint {
         }
         let words = tensors.iter().find(|tensor| tensor.name == "token_embd.weight");
         let rows = words.map_or(0, TensorInfo::rows);
+        if rows > MAX_WORDS {
+            return Err(refused("the embedding's rows", rows, "1048576 are supported"));
+        }
         let mut metadata = settings::metadata(&config)?;
         vocabulary::append(dir, rows, &mut metadata)?;
         Ok(Self { header: Header::new(metadata, tensors), files, places })

@@ -53,7 +53,8 @@ pub enum LoadError {
 
 const NO_TEMPLATE: &str = "{{ raise_exception('this model has no chat template') }}";
 
-/// Loads the model at `path`, a GGUF file, or a safetensors file with what Hugging Face's libraries write beside it; `progress` gets the share of the weights that is done, from 0 to 1.
+/// Loads the model at `path`, a GGUF file, or a safetensors file with what Hugging Face's libraries write beside it;
+/// `progress` gets the share of the weights that is done, from 0 to 1.
 ///
 /// The served context is the smaller of the card's and the file's own.
 ///

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -161,8 +162,8 @@ enum Outcome {
     Row(Result<i64, LedgerError>),
 }
 
-/// How often a batch is done anew after a lost connection.
-const RETRIES: u32 = 3;
+/// How long a batch is done anew that lost connections break: as long as a lost connection is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(20);
 
 struct Writer {
     store: Box<dyn Store>,
@@ -211,11 +212,9 @@ impl Writer {
 
     fn commit(&mut self, batch: Vec<Queued>) {
         let (mut outcomes, mut result) = self.try_apply(&batch);
-        for _ in 0..RETRIES {
-            // Where nothing was committed and nothing is broken, all of it is done anew.
-            if result.is_ok() || !self.start_anew() {
-                break;
-            }
+        let deadline = Instant::now() + RETRY_FOR;
+        // Where nothing was committed and nothing is broken, all of it is done anew.
+        while result.is_err() && Instant::now() < deadline && self.start_anew() {
             (outcomes, result) = self.try_apply(&batch);
         }
         if let Err(error) = &result {

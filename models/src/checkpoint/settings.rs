@@ -9,11 +9,12 @@ use super::{CheckpointError, json, refused};
 use crate::architecture::Architecture;
 use crate::gguf::Value;
 
+/// Widest head, as in [`ModelConfig`](crate::ModelConfig).
+const MAX_HEAD_DIM: u64 = 1 << 10;
+
 /// What is read of `config.json`; what says nothing about the numbers is passed over.
 #[derive(Deserialize)]
 pub(super) struct Config {
-    #[serde(default)]
-    architectures: Vec<String>,
     model_type: String,
     hidden_size: u64,
     num_hidden_layers: u64,
@@ -50,7 +51,12 @@ struct Rope {
 
 /// Whether the directory's network continues texts.
 pub(crate) fn is_decoder(dir: &Path) -> bool {
-    json::<Config>(dir, "config.json")
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        architectures: Vec<String>,
+    }
+    json::<Named>(dir, "config.json")
         .is_ok_and(|config| config.architectures.iter().any(|name| name.ends_with("ForCausalLM")))
 }
 
@@ -134,6 +140,9 @@ pub(super) fn frequency_factors(config: &Config) -> Result<Option<Vec<f32>>, Che
         return Err(refused("rope_type", "\"llama3\"", reason));
     };
     let head_dim = config.head_dim();
+    if head_dim > MAX_HEAD_DIM {
+        return Err(refused("head_dim", head_dim, "1024 is the most"));
+    }
     let stretched = |pair: u64| {
         let wavelength = std::f64::consts::TAU * config.theta().powf((2 * pair) as f64 / head_dim as f64);
         let kept = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);

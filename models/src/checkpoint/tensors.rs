@@ -44,6 +44,13 @@ pub(super) fn open(dir: &Path, path: &Path, config: &Config) -> Result<Opened, C
                     ));
                 }
             };
+            if !(1..=2).contains(&info.shape.len()) || info.shape.contains(&0) {
+                return Err(refused(
+                    "a tensor's shape",
+                    format!("{:?}", info.shape),
+                    "a vector or a matrix is expected",
+                ));
+            }
             let (from, to) = info.data_offsets;
             tensors.push(TensorInfo {
                 name: name.clone(),

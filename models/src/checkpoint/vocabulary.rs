@@ -141,6 +141,10 @@ pub(crate) fn ends(post_processor: &Json) -> (bool, Option<String>) {
 fn words(file: &TokenizerJson, rows: usize) -> Result<Vec<(String, i32)>, CheckpointError> {
     let mut words: Vec<(String, i32)> = (0..rows).map(|id| (format!("[PAD{id}]"), UNUSED)).collect();
     let mut put = |id: u32, text: &str, kind| match words.get_mut(id as usize) {
+        // Of two words with one id the text would decide by chance which is meant.
+        Some(word) if word.1 != UNUSED && word.0 != text => {
+            Err(refused("a token's id in tokenizer.json", id, "two words have it"))
+        }
         Some(word) => {
             *word = (text.to_owned(), kind);
             Ok(())

@@ -335,6 +335,24 @@ fn what_is_not_supported_is_refused_by_name() {
     for (message, part) in cases {
         assert!(message.contains(part), "{message:?} does not name {part:?}");
     }
+    // Nothing is allocated on the word of a header: no row of these exists.
+    for shape in [vec![], vec![1 << 50, 0], vec![0, 1 << 40, 1 << 40], vec![1, 1, 64]] {
+        let size = if shape.contains(&0) { 0 } else { shape.iter().product::<usize>() * 4 };
+        let bytes = vec![0; size];
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), &bytes).unwrap();
+        let file = safetensors::serialize([("model.embed_tokens.weight", view)], None).unwrap();
+        let refusal = with(&|own| std::fs::write(own.dir.path().join(file_name(0)), &file).unwrap());
+        assert!(refusal.contains("a tensor's shape"), "{shape:?}: {refusal}");
+    }
+    let wide = with(&|own| {
+        own.config["head_dim"] = json!(1u64 << 60);
+        own.config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    });
+    assert!(wide.contains("head_dim"), "{wide}");
+    let twice = with(&|own| own.tokenizer["model"]["vocab"]["xyz"] = json!(7));
+    assert!(twice.contains("two words"), "{twice}");
     let missing = load(Path::new("nowhere/model.safetensors"), demo(), &|_| {}).err().unwrap().to_string();
     assert!(missing.contains("nowhere"), "{missing}");
 }
