@@ -175,7 +175,9 @@ fn a_spent_budget_refuses_and_says_not_to_retry() {
 #[test]
 fn little_money_is_served_as_far_as_it_goes() {
     let server = Server::start(&Config::new());
-    let body = chat("Hi", json!({"max_tokens": 30, "ignore_eos": true}));
+    // Whole words from the first token to the last: half a character at the end would not be delivered, nor billed.
+    let greedy = json!({"max_tokens": 30, "ignore_eos": true, "temperature": 0});
+    let body = chat("Write one sentence about rivers.", greedy);
     let rich = server.key(KeyOptions { project: "rich", ..KeyOptions::default() });
     let prompt = i64::try_from(Usage::of(&server.chat(&rich, &body).ok()["usage"]).prompt).expect("few");
     // The built-in prices: 0.10 USD per million tokens of prompts, 0.40 per million of output.

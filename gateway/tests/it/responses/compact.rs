@@ -41,8 +41,9 @@ fn a_conversation_is_made_short_billed_and_gone_on_from() {
     let next = ask(server, key, json!({"input": input})).ok();
     let without = [input[0].clone(), input[2].clone()];
     let short = ask(server, key, json!({"input": without})).ok();
-    let summary = row.usage.completion - 1;
-    assert!(super::input_tokens(&next) >= super::input_tokens(&short) + summary, "{next}");
+    // A text that is read again may take fewer tokens than it was written in; not half of them.
+    let summary = row.usage.completion / 2;
+    assert!(super::input_tokens(&next) > super::input_tokens(&short) + summary, "{made} {next}");
     let again = ask(server, key, json!({"previous_response_id": id(&next), "input": "And then?"})).ok();
     assert!(super::input_tokens(&again) > super::input_tokens(&next), "{again}");
     let told = Socket::open(server, key).turn(json!({"input": input}));
